@@ -1,0 +1,1 @@
+"""Representation models: one paper, one file; plus registry and weights."""

@@ -1,0 +1,1 @@
+"""The generator: deformation, contrast, pathology, corruption. Pure torch."""

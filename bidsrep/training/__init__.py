@@ -1,0 +1,1 @@
+"""Training: data, Lightning modules, losses and recipes."""
