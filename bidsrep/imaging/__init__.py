@@ -1,0 +1,1 @@
+"""Arrays with affines: conform, grids, brain mask, registration, resampling, normalisation."""
