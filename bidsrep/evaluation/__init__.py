@@ -1,0 +1,1 @@
+"""Metrics, and the papers' protocols as runnable tables."""

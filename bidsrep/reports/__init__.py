@@ -1,0 +1,1 @@
+"""Reportlets, and the subject and group pages."""
