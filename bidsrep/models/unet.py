@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+
 class SingleConv(nn.Module):
     """GroupNorm, 3x3x3 convolution without bias, LeakyReLU: the reference's ``gcl`` order."""
 

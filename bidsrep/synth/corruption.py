@@ -1,0 +1,184 @@
+"""Acquisition artefacts: resolution and slice thickness, bias field, gamma, noise (Brain-ID, section 3.1).
+
+Brain-ID's mild-to-severe mini-batches draw from `LEVELS`; ranges from the paper's Table B.1 and the released
+configuration. Images are ``(X, Y, Z)``; intensities of the painted image are about 0 to 250.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bidsrep.synth.random import coin, integer, uniform_scalar
+
+Level = Literal["none", "mild", "medium", "severe"]
+
+
+@dataclass(frozen=True)
+class CorruptionRanges:
+    """Ranges of one corruption level; noise is on the 0..250 scale of the painted image."""
+
+    bias_scale: tuple[float, float]
+    bias_std: tuple[float, float]
+    gamma_std: float
+    noise_std: tuple[float, float]
+
+
+LEVELS: dict[str, CorruptionRanges] = {
+    "none": CorruptionRanges((0.01, 0.02), (0.0, 0.0), 0.0, (0.0, 0.0)),
+    "mild": CorruptionRanges((0.01, 0.02), (0.01, 0.05), 0.01, (0.01, 1.0)),
+    "medium": CorruptionRanges((0.02, 0.03), (0.05, 0.3), 0.05, (0.5, 5.0)),
+    "severe": CorruptionRanges((0.02, 0.04), (0.1, 0.6), 0.1, (5.0, 15.0)),
+}
+
+
+@dataclass(frozen=True)
+class CorruptionParameters:
+    """One draw; ``resolution`` and ``thickness`` are mm per axis."""
+
+    resolution: tuple[float, float, float]
+    thickness: tuple[float, float, float]
+    blur_factor: float
+    gamma: float
+    bias_control: Tensor
+    noise_std: float
+    noise_seed: int
+
+
+def sample_resolution(
+    generator: torch.Generator, spacing: float, clinical: float = 0.0
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Voxel size and slice thickness (mm): isotropic, one thick axis, low field, or coarse per axis.
+
+    The four equally likely cases are the reference's. ``clinical`` is the probability of drawing instead a
+    2D clinical protocol (0.5 to 1.2 mm in plane, 2.5 to 6 mm slices along one axis), which is what hospitals
+    deliver most often; the reference has no such case for axes other than the third.
+    """
+    if coin(generator, clinical):
+        axis = integer(generator, 0, 3)
+        plane, slices = uniform_scalar(generator, 0.5, 1.2), uniform_scalar(generator, 2.5, 6.0)
+        resolution = [plane] * 3
+        resolution[axis] = slices
+        thickness = list(resolution)
+        thickness[axis] = slices * uniform_scalar(generator, 0.8, 1.0)
+        return _at_least(resolution, spacing), _at_least(thickness, spacing)
+    case = uniform_scalar(generator, 0, 1)
+    if case < 0.25:
+        resolution = thickness = [spacing] * 3
+    elif case < 0.5:
+        axis = integer(generator, 0, 3)
+        resolution, thickness = [spacing] * 3, [spacing] * 3
+        resolution[axis] = 2.5 + uniform_scalar(generator, 0, 6)
+        thickness[axis] = min(resolution[axis], 4 + uniform_scalar(generator, 0, 2))
+    elif case < 0.75:
+        resolution = [base + uniform_scalar(generator, 0, 0.4) for base in (1.3, 1.3, 5.0)]
+        thickness = resolution
+    else:
+        resolution = [2 + uniform_scalar(generator, 0, 3) for _ in range(3)]
+        thickness = resolution
+    return _at_least(resolution, spacing), _at_least(thickness, spacing)
+
+
+def sample_corruption(
+    generator: torch.Generator,
+    shape: tuple[int, ...],
+    spacing: float,
+    level: Level,
+    clinical: float = 0.0,
+) -> CorruptionParameters:
+    """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm."""
+    ranges = LEVELS[level]
+    resolution, thickness = (
+        ((spacing,) * 3, (spacing,) * 3)
+        if level == "none"
+        else sample_resolution(generator, spacing, clinical)
+    )
+    scale = uniform_scalar(generator, *ranges.bias_scale)
+    control = [max(2, round(scale * n * spacing)) for n in shape]
+    std = uniform_scalar(generator, *ranges.bias_std)
+    return CorruptionParameters(
+        resolution=resolution,
+        thickness=thickness,
+        blur_factor=0.85 + uniform_scalar(generator, 0, 0.3),
+        gamma=math.exp(ranges.gamma_std * torch.randn((), generator=generator).item()),
+        bias_control=std * torch.randn(*control, generator=generator),
+        noise_std=uniform_scalar(generator, *ranges.noise_std),
+        noise_seed=integer(generator, 0, 2**31 - 1),
+    )
+
+
+def bias_field_log(parameters: CorruptionParameters, shape: tuple[int, ...]) -> Tensor:
+    """The smooth log bias field ``(X, Y, Z)``; the image is multiplied by its exponential."""
+    control = parameters.bias_control[None, None]
+    return F.interpolate(control, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
+
+
+def corrupt(image: Tensor, parameters: CorruptionParameters, spacing: float) -> tuple[Tensor, Tensor]:
+    """Gamma, bias, blur, down-sampling, noise, up-sampling; returns the image and the log bias field.
+
+    ``image`` is non-negative on the 0..300 scale. The order is the reference's.
+    """
+    log_bias = bias_field_log(parameters, image.shape).to(image.device)
+    image = 300 * (image.clamp(min=0) / 300) ** parameters.gamma
+    image = image * torch.exp(log_bias)
+    image = add_noise_at_resolution(image, parameters, spacing)
+    return image, log_bias
+
+
+def add_noise_at_resolution(image: Tensor, parameters: CorruptionParameters, spacing: float) -> Tensor:
+    """Blur to the slice thickness, sample at the acquired resolution, add noise there, interpolate back.
+
+    Blurring and sampling are one matrix per axis (three small products instead of convolutions).
+    """
+    matrices = [
+        acquisition_matrices(
+            n, spacing, parameters.resolution[axis], parameters.thickness[axis], parameters.blur_factor
+        )
+        for axis, n in enumerate(image.shape)
+    ]
+    low = _separable(image, [down.to(image.device) for down, _ in matrices])
+    noise = torch.Generator().manual_seed(parameters.noise_seed)
+    low = low + parameters.noise_std * torch.randn(low.shape, generator=noise).to(image.device)
+    return _separable(low.clamp(min=0), [up.to(image.device) for _, up in matrices])
+
+
+def acquisition_matrices(
+    n: int, spacing: float, resolution: float, thickness: float, blur_factor: float
+) -> tuple[Tensor, Tensor]:
+    """``(m, n)`` blur-and-sample and ``(n, m)`` linear up-sampling matrices of one axis.
+
+    The Gaussian's standard deviation is ``blur_factor * ln(5) / pi * thickness`` (reference), 0 where the
+    thickness is not above the spacing.
+    """
+    m = max(2, int(n * spacing / resolution)) if resolution > spacing else n
+    centres = (torch.arange(m, dtype=torch.float32) + 0.5) * n / m - 0.5
+    index = torch.arange(n, dtype=torch.float32)
+    if thickness > spacing:
+        sigma = blur_factor * math.log(5) / math.pi * thickness / spacing
+        down = torch.exp(-0.5 * ((index[None] - centres[:, None]) / sigma) ** 2)
+    else:
+        down = (1 - (index[None] - centres[:, None]).abs()).clamp(min=0)
+    down = down / down.sum(1, keepdim=True)
+    position = ((index + 0.5) * m / n - 0.5).clamp(0, m - 1)
+    up = (1 - (position[:, None] - torch.arange(m)[None]).abs()).clamp(min=0)
+    return down, up
+
+
+def _separable(image: Tensor, matrices: list[Tensor]) -> Tensor:
+    for axis, matrix in enumerate(matrices):
+        if matrix.shape[0] == matrix.shape[1] and torch.equal(
+            matrix, torch.eye(len(matrix), device=matrix.device)
+        ):
+            continue
+        image = torch.tensordot(matrix, image, dims=([1], [axis])).movedim(0, axis)
+    return image
+
+
+def _at_least(values: list[float], spacing: float) -> tuple[float, float, float]:
+    first, second, third = (max(value, spacing) for value in values)
+    return first, second, third

@@ -1,0 +1,140 @@
+"""Make a dataset of anatomies from label maps or from brain-extracted T1w scans (``bidsrep-train prepare``)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+# What a label is made of when only its class matters; other tissues of a table count as extracerebral.
+TISSUE_OF = {
+    "background": "background",
+    "csf": "csf",
+    "cortex": "gm",
+    "deepgrey": "gm",
+    "wm": "wm",
+    "brainstem": "wm",
+    "lesion": "lesion",
+    "optic": "wm",
+    "vessel": "csf",
+}
+
+
+def prepare_label_maps(sources: list[Path], table: Path, out: Path, brain_below: int = 500) -> int:
+    """Write label maps as RAS anatomies with a ``dseg.tsv``; returns how many.
+
+    Parameters
+    ----------
+    sources
+        Label maps (NIfTI, 1 mm).
+    table
+        TSV with the columns value, name, tissue.
+    out
+        Dataset folder to write.
+    brain_below
+        Labels from this value on are outside the brain whatever their tissue.
+    """
+    _describe(out, "label maps")
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    with (out / "dseg.tsv").open("w") as file:
+        file.write("index\tname\ttissue\n")
+        for row in sorted(rows, key=lambda row: int(row["value"])):
+            value = int(row["value"])
+            tissue = TISSUE_OF.get(row["tissue"], "extracerebral") if value < brain_below else "extracerebral"
+            file.write(f"{value}\t{row['name']}\t{tissue}\n")
+    for source in sources:
+        image = nib.as_closest_canonical(nib.load(source))
+        labels = np.round(np.asanyarray(image.dataobj)).astype(np.int16)
+        labels, affine = crop_to(labels, labels > 0, image.affine, margin=2)
+        path = _subject_file(out, _name(source), "dseg.nii.gz")
+        nib.Nifti1Image(labels, affine).to_filename(path)
+    return len(sources)
+
+
+def prepare_t1w(sources: list[Path], out: Path) -> int:
+    """Write brain-extracted T1w scans as anatomies: 1 mm RAS, white matter at 1; returns how many.
+
+    The three tissue means (CSF, grey, white) come from a Gaussian mixture of the intensities and make the
+    generation labels: an intensity between two means is a linear mixture of the two tissues, which is what
+    a partial-volume voxel is.
+    """
+    from nibabel.processing import resample_to_output
+
+    _describe(out, "brain-extracted T1w scans")
+    for source in sources:
+        image = nib.as_closest_canonical(nib.load(source))
+        image = resample_to_output(
+            nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), 1.0, order=1
+        )
+        data = np.asarray(image.dataobj, dtype=np.float32)
+        data[data < 0] = 0
+        data, affine = crop_to(data, data > 0, image.affine, margin=2)
+        means = tissue_means(data[data > 0])
+        path = _subject_file(out, _name(source), "desc-brain_T1w.nii.gz")
+        nib.Nifti1Image((data / means[2]).astype(np.float32), affine).to_filename(path)
+        relative = [round(float(mean / means[2]), 4) for mean in means]
+        sidecar = {"TissueMeans": relative, "SkullStripped": True, "Units": "white matter = 1"}
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2))
+    return len(sources)
+
+
+def tissue_means(values: np.ndarray, iterations: int = 60) -> np.ndarray:
+    """Means of CSF, grey and white matter of a T1w image's brain intensities ``(N,)``, ascending.
+
+    Expectation maximisation of three Gaussians on a histogram (256 bins): the standard intensity model of
+    tissue segmentation (Wells et al., 1996) without its bias term.
+    """
+    top = np.percentile(values, 99.8)
+    counts, edges = np.histogram(values, bins=256, range=(0, top))
+    centres, weights = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
+    means = np.percentile(values, [8, 40, 80])
+    stds, shares = np.full(3, top / 12), np.array([0.15, 0.45, 0.4])
+    for _ in range(iterations):
+        density = shares * np.exp(-0.5 * ((centres[:, None] - means) / stds) ** 2) / stds
+        posterior = density / (density.sum(1, keepdims=True) + 1e-12) * weights[:, None]
+        mass = posterior.sum(0) + 1e-9
+        means = (posterior * centres[:, None]).sum(0) / mass
+        spread = (posterior * (centres[:, None] - means) ** 2).sum(0) / mass
+        stds, shares = np.sqrt(spread) + top / 200, mass / mass.sum()
+    return np.sort(means)
+
+
+def crop_to(
+    data: np.ndarray, keep: np.ndarray, affine: np.ndarray, margin: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Crop ``(X, Y, Z)`` to the bounding box of ``keep`` plus ``margin`` voxels; the affine follows."""
+    bounds = []
+    for axis in range(3):
+        used = np.flatnonzero(keep.any(axis=tuple(other for other in range(3) if other != axis)))
+        bounds.append((max(0, used[0] - margin), min(keep.shape[axis], used[-1] + 1 + margin)))
+    start = np.array([low for low, _ in bounds])
+    moved = affine.copy()
+    moved[:3, 3] = affine[:3, :3] @ start + affine[:3, 3]
+    return data[tuple(slice(low, high) for low, high in bounds)], moved
+
+
+def _describe(out: Path, what: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    description = {
+        "Name": f"bidsrep anatomies from {what}",
+        "BIDSVersion": "1.11.1",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "bidsrep-train prepare"}],
+    }
+    (out / "dataset_description.json").write_text(json.dumps(description, indent=2))
+    (out / ".bidsignore").write_text("dseg.tsv\n")
+
+
+def _name(source: Path) -> str:
+    stem = source.name.split(".")[0].removeprefix("sub-")
+    return "".join(char for char in stem.split("_")[0] if char.isalnum())
+
+
+def _subject_file(out: Path, name: str, ending: str) -> Path:
+    folder = out / f"sub-{name}" / "anat"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"sub-{name}_{ending}"
