@@ -1,0 +1,144 @@
+"""The files at the top of the output: what makes it a BIDS derivatives dataset.
+
+Concurrent jobs all write them, each the same bytes; a job of another model or on further derivatives
+adds its lines to what is there.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bidsrep import __version__
+from bidsrep.bids.files import write_json, write_text
+from bidsrep.bids.methods import write_citation
+from bidsrep.bids.uris import DatasetRoots
+from bidsrep.errors import UsageError
+from bidsrep.settings import MODALITIES, Settings
+
+LOGGER = logging.getLogger("bidsrep")
+BIDS_VERSION = "1.11.0"
+IGNORED = (
+    ".tmp-*",
+    "*.html",
+    "figures",
+    "log",
+    "logs",
+    "prov",
+    "*_xfm.*",
+    "*_feat.*",
+    "*_embedding.*",
+    "*_metrics.*",
+    "group_*",
+    "work",
+)
+"""No trailing slashes: with one, the validator still complains about the folder itself."""
+
+INSIDE_INPUT_MSG = "{}: the output folder may not be the input dataset itself. Choose another, such as {}."
+
+
+def write_dataset_files(settings: Settings, suffixes: Iterable[str] = MODALITIES) -> None:
+    """Write dataset_description.json, descriptions.tsv, README.md, .bidsignore and logs/CITATION.*.
+
+    `suffixes` are the contrasts of the scans, for the ``desc-<model>From<contrast>`` labels.
+    """
+    out_dir = settings.out_dir
+    if out_dir.resolve() == settings.bids_dir.resolve():
+        raise UsageError(INSIDE_INPUT_MSG.format(out_dir, out_dir / "derivatives" / "bidsrep"))
+    write_json(out_dir / "dataset_description.json", dataset_description(settings))
+    write_text(out_dir / "descriptions.tsv", descriptions_tsv(settings, suffixes))
+    write_text(out_dir / ".bidsignore", "\n".join(IGNORED) + "\n")
+    readme = files("bidsrep") / "data" / "derivatives_README.md"
+    write_text(out_dir / "README.md", readme.read_text(encoding="utf-8"))
+    write_citation(out_dir, settings)
+
+
+def dataset_description(settings: Settings) -> dict[str, Any]:
+    """Describe the output dataset; links that are already in the folder's description are kept."""
+    before = _read_object(settings.out_dir / "dataset_description.json")
+    generated = {"Name": "bidsrep", "Version": __version__} | _container()
+    other = {
+        entry.get("Version")
+        for entry in _objects(before.get("GeneratedBy"))
+        if entry.get("Name") == "bidsrep"
+    }
+    if other - {__version__}:
+        LOGGER.warning(
+            "%s holds results of bidsrep %s; this is %s. Mixing versions is not recommended.",
+            settings.out_dir,
+            ", ".join(sorted(map(str, other))),
+            __version__,
+        )
+    links = before.get("DatasetLinks")
+    links = dict(links) if isinstance(links, dict) else {}
+    links |= DatasetRoots.of(settings).links()
+    return {
+        "Name": "bidsrep derivatives",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [generated],
+        "SourceDatasets": [_source_dataset(settings.bids_dir, links["raw"])],
+        "DatasetLinks": dict(sorted(links.items())),
+        "HowToAcknowledge": "Please cite the references in logs/CITATION.bib; logs/CITATION.md is a text to use.",
+    }
+
+
+def descriptions(models: Iterable[str], suffixes: Iterable[str]) -> dict[str, str]:
+    """Explain every ``desc-`` label that runs of these models on these contrasts write."""
+    rows = {
+        "desc-preproc": "Skull-stripped and resampled to the grid of the session's reference scan",
+        "desc-brain": "Brain, found on the scan itself",
+    }
+    suffixes = tuple(suffixes)
+    rows |= {f"desc-brainFrom{suffix}": f"Brain, found on the {suffix} scan" for suffix in suffixes}
+    for model in models:
+        rows[f"desc-{model}"] = f"Measured on the results of {model}"
+        rows |= {
+            f"desc-{model}From{suffix}": f"Predicted by {model} from the {suffix} scan" for suffix in suffixes
+        }
+    return rows
+
+
+def descriptions_tsv(settings: Settings, suffixes: Iterable[str]) -> str:
+    """Give descriptions.tsv: our rows, and those that are in the folder's file already."""
+    rows = descriptions(settings.models, dict.fromkeys((*MODALITIES, *suffixes)))
+    path = settings.out_dir / "descriptions.tsv"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    earlier = dict(
+        line.split("\t", 1) for line in lines if line.startswith("desc-") and line.count("\t") == 1
+    )
+    table = sorted((earlier | rows).items())
+    return "desc_id\tdescription\n" + "".join(f"{label}\t{text}\n" for label, text in table)
+
+
+def _source_dataset(bids_dir: Path, url: str) -> dict[str, str]:
+    """Say which dataset was read: its DOI where it has one, else where it lies."""
+    doi = _read_object(bids_dir / "dataset_description.json").get("DatasetDOI")
+    return {"DOI": doi} if isinstance(doi, str) and doi else {"URL": url}
+
+
+def _container() -> dict[str, Any]:
+    """Name the container image; it cannot be seen from inside, so the image sets BIDSREP_IMAGE."""
+    image = os.environ.get("BIDSREP_IMAGE")
+    if not image:
+        return {}
+    kind = "apptainer" if os.environ.get("APPTAINER_CONTAINER") else "docker"
+    return {"Container": {"Type": kind, "Tag": image}}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

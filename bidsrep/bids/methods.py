@@ -1,0 +1,113 @@
+"""The paragraph for a paper's methods section, and the references it needs.
+
+The text says what the settings ask for and nothing of the data, so concurrent jobs write it
+identically. References are Markdown citations (``[@key]``) into ``data/boilerplate.bib``.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+
+from bidsrep import __version__
+from bidsrep.bids.files import write_text
+from bidsrep.settings import Settings
+
+MODEL_SENTENCES = {
+    "pepsi": (
+        "*PEPSI* [@pepsi], whose pulse-sequence-invariant features keep pathology, "
+        "gave a synthetic T1w, a synthetic FLAIR and a lesion probability map of every scan"
+    ),
+    "brainid": (
+        "*Brain-ID* [@brainid], whose features are meant to be the same for every contrast, "
+        "gave a synthetic T1w of every scan"
+    ),
+}
+STRIP_SENTENCES = {
+    "bidsrep": (
+        "Brains were extracted with the contrast-agnostic network of *bidsrep*, which regresses the signed "
+        "distance to the brain surface after the idea of *SynthStrip* [@synthstrip]"
+    ),
+    "synthstrip": "Brains were extracted with *SynthStrip* [@synthstrip]",
+    "template": (
+        "Brains were extracted by affine registration (*ANTs* [@ants]) to the {template} template [@mni152]"
+    ),
+}
+CITED = re.compile(r"@([a-z0-9]+)")
+
+
+def methods_text(settings: Settings) -> str:
+    """Write the methods paragraph (Markdown) for a run with these settings."""
+    return "\n\n".join((_overview(), _preprocessing(settings), _models(settings))) + "\n"
+
+
+def _overview() -> str:
+    return (
+        f"Results come from *bidsrep* {__version__}, a BIDS App [@bids] built on "
+        f"*Nipype* {_installed('nipype')} [@nipype] and *PyTorch* {_installed('torch')} [@pytorch]."
+    )
+
+
+def _preprocessing(settings: Settings) -> str:
+    strip = STRIP_SENTENCES[settings.skull_strip_method].format(template=settings.template or "MNI ICBM152")
+    if settings.skull_strip == "skip":
+        strip = "Scans were taken as skull-stripped already"
+    elif settings.skull_strip == "auto":
+        strip += "; scans that were skull-stripped already were left as they are"
+    chosen = (
+        "scan with the finest voxels"
+        if settings.anatomical_reference == "finest"
+        else f"{settings.anatomical_reference} scan (or, without one, the scan with the finest voxels)"
+    )
+    sentences = [
+        strip,
+        "Intensity non-uniformity was corrected with *N4* [@n4]" if settings.bias_correct else "",
+        f"The {chosen} was the reference of its session; every other scan was registered to it rigidly, by "
+        f"mutual information inside the brain (*ANTs*, antspyx {_installed('antspyx')} [@ants])",
+        f"All scans were resampled, in one interpolation, to {settings.resolution:g} mm isotropic voxels, "
+        "and scaled by the 99.5th percentile of the intensities inside the brain",
+    ]
+    return " ".join(f"{sentence}." for sentence in sentences if sentence)
+
+
+def _models(settings: Settings) -> str:
+    known = [MODEL_SENTENCES.get(name, f"*{name}* was applied to every scan") for name in settings.models]
+    sentences = [f"{sentence}." for sentence in known]
+    if "pepsi" in settings.models:
+        sentences.append(
+            f"Voxels with a lesion probability of at least {settings.lesion_threshold:g} were called lesion; "
+            f"lesions below {settings.min_lesion_volume:g} ml were dropped."
+        )
+    sentences.append("The sidecar of every image names the weights that made it.")
+    return " ".join(sentences)
+
+
+def bibliography(text: str) -> str:
+    """Give the BibTeX entries that `text` cites, in the order of the bibliography file."""
+    cited = set(CITED.findall(text))
+    return "\n\n".join(entry for key, entry in _entries() if key in cited) + "\n"
+
+
+def write_citation(out_dir: Path, settings: Settings) -> list[Path]:
+    """Write ``logs/CITATION.md`` and ``.bib``; give their paths."""
+    text = methods_text(settings)
+    markdown, bibtex = out_dir / "logs" / "CITATION.md", out_dir / "logs" / "CITATION.bib"
+    write_text(markdown, text)
+    write_text(bibtex, bibliography(text))
+    return [markdown, bibtex]
+
+
+@cache
+def _entries() -> Sequence[tuple[str, str]]:
+    text = (files("bidsrep") / "data" / "boilerplate.bib").read_text(encoding="utf-8")
+    entries = [entry.strip() for entry in text.split("\n\n") if entry.strip()]
+    return [(entry.split("{", 1)[1].split(",", 1)[0], entry) for entry in entries]
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package).partition("+")[0]
+    except PackageNotFoundError:
+        return "(version unknown)"

@@ -1,0 +1,116 @@
+"""What a run writes, as data: every kind of file has its name and description in ``data/outputs.json``.
+
+A kind's texts have placeholders: ``{suffix}`` of the scan, ``{reference}`` (suffix of the session's
+reference), ``{res}`` and ``{resolution}`` of the reference grid, ``{model}`` and ``{target}`` (the
+contrast a model was asked for).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from bidsrep.bids.names import output_path, resolution_label
+from bidsrep.bids.scans import Scan, Session
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """One kind of file.
+
+    `grid` is ``own`` (it defines its space), ``native`` (of the scan), ``reference`` or ``none``.
+    """
+
+    entities: Mapping[str, str]
+    suffix: str
+    extension: str
+    grid: str
+    sidecar: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file a run writes: its kind, its path, what it is made from, and the fixed part of its sidecar."""
+
+    kind: str
+    path: Path
+    source: Scan | Session
+    grid: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """One sentence on what the file is; empty for files without a sidecar."""
+        return str(self.fixed.get("Description", ""))
+
+
+@cache
+def output_kinds() -> dict[str, OutputKind]:
+    """Load the table of kinds."""
+    text = (files("bidsrep") / "data" / "outputs.json").read_text(encoding="utf-8")
+    return {name: OutputKind(**row) for name, row in json.loads(text).items()}
+
+
+def output(
+    kind: str,
+    out_dir: Path,
+    source: Scan | Session,
+    *,
+    reference: Scan | None = None,
+    resolution: float = 1.0,
+    model: str = "",
+    target: str = "",
+) -> Output:
+    """Name and describe one output.
+
+    Parameters
+    ----------
+    kind : str
+        One of `output_kinds`.
+    source : Scan or Session
+        What it is made from; its entities go into the name.
+    reference : Scan, optional
+        The session's reference scan, for files on the reference grid and transforms to it.
+    resolution : float
+        Voxel size of the reference grid, mm.
+    model, target : str
+        The model, and the contrast it was asked for, where the kind has them.
+    """
+    spec = output_kinds()[kind]
+    words = {
+        "suffix": getattr(source, "suffix", ""),
+        "reference": reference.suffix if reference else "",
+        "res": resolution_label(resolution),
+        "resolution": f"{resolution:g}",
+        "model": model,
+        "target": target,
+    }
+    entities: dict[str, Any] = {
+        {"from": "from_"}.get(key, key): text.format_map(words) for key, text in spec.entities.items()
+    }
+    suffix = spec.suffix.format_map(words)
+    path = output_path(out_dir, source, **entities, suffix=suffix, extension=spec.extension)
+    return Output(kind, path, source, spec.grid, _fill(spec.sidecar or {}, words))
+
+
+def preproc(out_dir: Path, scan: Scan, reference: Scan, resolution: float = 1.0) -> Output:
+    """Name the preprocessed version of a scan: the reference defines its space, the others lie in it."""
+    kind = "preproc_reference" if scan == reference else "preproc"
+    return output(kind, out_dir, scan, reference=reference, resolution=resolution)
+
+
+def brain_mask(out_dir: Path, scan: Scan, reference: Scan, resolution: float = 1.0) -> Output:
+    """Name a scan's brain mask: on its own grid for the reference, on the reference's for the others."""
+    kind = "brain_mask" if scan == reference else "brain_mask_reference"
+    return output(kind, out_dir, scan, reference=reference, resolution=resolution)
+
+
+def _fill(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return value.format_map(words)
+    if isinstance(value, Mapping):
+        return {key: _fill(item, words) for key, item in value.items()}
+    return value
