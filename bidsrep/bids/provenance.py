@@ -1,0 +1,203 @@
+"""Provenance records: what was made from what, by which code, weights and settings, with checksums.
+
+BIDS-Prov (BEP028) is a draft and has changed its form before, so this module alone knows it: four files
+per session, ``prov/sub-01/prov-bidsrep+sub01_{act,soft,env,io}.json``. They hold no host or user name
+and no absolute path: files are named by BIDS URIs.
+"""
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bidsrep import __version__
+from bidsrep.bids.files import sha256_file, write_json
+from bidsrep.bids.scans import Session
+from bidsrep.bids.uris import DatasetRoots
+from bidsrep.settings import Settings
+
+DRAFT = "BEP028 draft, 2026 form (act, soft, env, io; Checksum)"
+PACKAGES = (
+    "antspyx",
+    "monai",
+    "nibabel",
+    "nilearn",
+    "nipype",
+    "nireports",
+    "nitransforms",
+    "niworkflows",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "scipy",
+    "torch",
+)
+OTHER_PLACES = frozenset(
+    {
+        "bids_dir",
+        "out_dir",
+        "work_dir",
+        "models_dir",
+        "bids_database_dir",
+        "bids_filter_file",
+        "use_plugin",
+        "derivatives",
+        "weights",
+        "run_uuid",
+    }
+)
+"""Settings that name places of the machine, or this run alone; the log folder's copy has them."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One activity of the graph: what it used and made.
+
+    `model` is the entry of the sidecars (`bidsrep.bids.sidecars.model_entry`) of the weights it used.
+    """
+
+    name: str
+    description: str
+    inputs: Sequence[Path]
+    outputs: Sequence[Path]
+    model: Mapping[str, str] | None = None
+
+
+def write_provenance(
+    settings: Settings,
+    session: Session,
+    steps: Iterable[Step],
+    *,
+    started: str | None = None,
+    ended: str | None = None,
+) -> list[Path]:
+    """Write the record of one session; give the files' paths.
+
+    `started` and `ended` are times in ISO 8601 (UTC), of the whole session.
+    """
+    steps = list(steps)
+    record = _Record(settings, session)
+    files = {path for step in steps for path in (*step.inputs, *step.outputs)}
+    content = {
+        "soft": {"Software": [record.software(), *record.weights(steps)]},
+        "env": {"Environments": [record.environment()]},
+        "io": {
+            "Files": [record.file(path, steps) for path in sorted(files)],
+            "prov:Entity": [record.settings_entity()],
+        },
+        "act": {"Activities": [record.activity(step, started, ended) for step in steps]},
+    }
+    folder = provenance_dir(settings.out_dir, session.subject)
+    paths = []
+    for kind, body in content.items():
+        path = folder / f"prov-{record.label}_{kind}.json"
+        write_json(path, {"BEP028Draft": DRAFT} | body)
+        paths.append(path)
+    return paths
+
+
+def provenance_dir(out_dir: Path, subject: str) -> Path:
+    """Give a subject's provenance folder; each subject has its own, so that no two jobs write to one."""
+    return out_dir / "prov" / f"sub-{subject}"
+
+
+def recorded_settings(settings: Settings) -> dict[str, Any]:
+    """Give the settings that bear on the results, without the places of this machine."""
+    return {key: value for key, value in settings.to_dict().items() if key not in OTHER_PLACES}
+
+
+def package_versions() -> dict[str, str]:
+    """Give the versions of the packages that compute the results."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class _Record:
+    """The pieces of one session's record, and their identifiers."""
+
+    def __init__(self, settings: Settings, session: Session) -> None:
+        self.settings, self.session = settings, session
+        self.roots = DatasetRoots.of(settings)
+        self.label = "bidsrep+" + "+".join(f"{key}{value}" for key, value in session.name_parts.items())
+        self.code_id = f"bids::prov#bidsrep-{__version__}"
+        self.versions = package_versions()
+        self.settings_id = f"bids::prov#settings-{_short(recorded_settings(settings))}"
+        self.env_id = f"bids::prov#env-{_short(self.versions | {'python': platform.python_version()})}"
+
+    def software(self) -> dict[str, Any]:
+        return {"Id": self.code_id, "Label": "bidsrep", "Version": __version__}
+
+    def weights(self, steps: Iterable[Step]) -> list[dict[str, Any]]:
+        models = {_weights_id(step.model): step.model for step in steps if step.model}
+        return [
+            {
+                "Id": identifier,
+                "Label": f"weights of {model['Name']}",
+                "Version": model["Weights"],
+                "Status": model["WeightsStatus"],
+                "License": model["License"],
+                "Checksum": _checksum(model["WeightsSHA256"]),
+            }
+            for identifier, model in sorted(models.items())
+        ]
+
+    def settings_entity(self) -> dict[str, Any]:
+        return {"Id": self.settings_id, "Label": "settings", "Value": recorded_settings(self.settings)}
+
+    def environment(self) -> dict[str, Any]:
+        return {
+            "Id": self.env_id,
+            "Label": f"Python {platform.python_version()}",
+            "OperatingSystem": f"{platform.system()} {platform.machine()}",
+            "EnvironmentVariables": {},
+            "Dependencies": self.versions,
+        }
+
+    def file(self, path: Path, steps: Iterable[Step]) -> dict[str, Any]:
+        uri = self.roots.uri(path)
+        made_by = [self.activity_id(step) for step in steps if path in step.outputs]
+        entry: dict[str, Any] = {"Id": uri, "Label": path.name, "AtLocation": uri.rpartition(":")[2]}
+        if made_by:
+            entry["GeneratedBy"] = made_by
+        return entry | {"Size": path.stat().st_size, "Checksum": _checksum(sha256_file(path))}
+
+    def activity(self, step: Step, started: str | None, ended: str | None) -> dict[str, Any]:
+        used = [self.roots.uri(path) for path in step.inputs]
+        used += [_weights_id(step.model)] if step.model else []
+        entry = {
+            "Id": self.activity_id(step),
+            "Label": step.name,
+            "Command": None,  # required by the draft; a step inside the process has none
+            "Description": step.description,
+            "AssociatedWith": [self.code_id],
+            "Used": [*used, self.settings_id, self.env_id],
+        }
+        times = {"StartedAtTime": started, "EndedAtTime": ended}
+        return entry | {key: value for key, value in times.items() if value is not None}
+
+    def activity_id(self, step: Step) -> str:
+        name = re.sub(r"[^0-9a-zA-Z]", "", step.name)
+        return f"bids::prov#{name}-{_short([self.label, step.name, [path.name for path in step.outputs]])}"
+
+
+def _weights_id(model: Mapping[str, str]) -> str:
+    return f"bids::prov#weights-{model['Name']}-{model['WeightsSHA256'][:8]}"
+
+
+def _checksum(sha256: str) -> list[dict[str, str]]:
+    return [{"ChecksumAlgorithm": "spdx:checksumAlgorithm_sha256", "ChecksumValue": sha256}]
+
+
+def _short(content: Any) -> str:
+    """Make a short identifier that depends on the content only."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
