@@ -17,6 +17,8 @@ from bidsrep.resources import available_cpus, available_memory_gb, new_run_uuid
 from bidsrep.toml import dump_toml
 
 LEVELS = ("participant", "group")
+MODELS = ("pepsi", "brainid")
+TASKS = ("T1w", "FLAIR", "lesion")
 MODALITIES = ("T1w", "T2w", "PDw", "FLAIR")
 SAVE_FEATURES = ("none", "regional", "dense")
 SKULL_STRIP = ("auto", "force", "skip")
@@ -29,6 +31,8 @@ PER_RUN = frozenset({"run_uuid", "analysis_level", "dry_run", "reports_only", "b
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "analysis_level": LEVELS,
+    "models": MODELS,
+    "tasks": TASKS,
     "save_features": SAVE_FEATURES,
     "skull_strip": SKULL_STRIP,
     "skull_strip_method": SKULL_STRIP_METHODS,
@@ -109,10 +113,13 @@ class Settings:
             _check_range(name, getattr(self, name), above=0)
         _check_range("min_lesion_volume", self.min_lesion_volume, least=0)
         _check_range("lesion_threshold", self.lesion_threshold, least=0, most=1)
-        for name in ("analysis_level", "modalities", "output_spaces"):
+        for name in ("analysis_level", "models", "modalities", "output_spaces"):
             if not getattr(self, name):
                 msg = f"{option_of(name)}: give at least one value."
                 raise UsageError(msg)
+        if self.target_contrast:
+            msg = f"--target-contrast: none of the chosen models ({', '.join(self.models)}) makes contrasts to order."
+            raise UsageError(msg)
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as TOML knows them: paths as text, tuples as lists, None left out."""

@@ -1,0 +1,140 @@
+"""The types of command-line values: each turns a text into a value, or says what is wrong with it."""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TARGET_PARAMETERS = ("TR", "TE", "TI")
+
+
+def path(text: str) -> Path:
+    """Take a path; ``~`` is the home folder, and relative ones are made absolute."""
+    return Path(os.path.abspath(Path(text).expanduser()))
+
+
+def existing_file(text: str) -> Path:
+    """Take the path of a file that is there."""
+    found = path(text)
+    if not found.is_file():
+        msg = f"there is no file {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return found
+
+
+def subject(text: str) -> str:
+    """Take a subject's label, with or without ``sub-``.
+
+    >>> subject("sub-01"), subject("01")
+    ('01', '01')
+    """
+    return alphanumeric(text.removeprefix("sub-"))
+
+
+def session(text: str) -> str:
+    """Take a session's label, with or without ``ses-``."""
+    return alphanumeric(text.removeprefix("ses-"))
+
+
+def alphanumeric(text: str) -> str:
+    """Take a BIDS label or suffix: letters, digits and plus."""
+    if not re.fullmatch("[0-9a-zA-Z+]+", text):
+        msg = f"{text!r} is not a BIDS label (letters, digits and + only)"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def count(text: str) -> int:
+    """Take a whole number from 1 up."""
+    number = int(text)
+    if number < 1:
+        msg = f"must be at least 1, got {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
+def positive(text: str) -> float:
+    """Take a number above 0."""
+    return _number_in(text, lambda x: 0 < x < float("inf"), "above 0")
+
+
+def not_negative(text: str) -> float:
+    """Take a number from 0 up."""
+    return _number_in(text, lambda x: 0 <= x < float("inf"), "0 or more")
+
+
+def probability(text: str) -> float:
+    """Take a number from 0 to 1."""
+    return _number_in(text, lambda x: 0 <= x <= 1, "from 0 to 1")
+
+
+def device(text: str) -> str:
+    """Take the name of a device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        msg = f"{text!r} is not one of auto, cpu, cuda, cuda:N"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def target_contrast(text: str) -> str:
+    """Take acquisition parameters in seconds, ``TR=2.3,TE=0.003,TI=0.9``."""
+    given = dict(part.partition("=")[::2] for part in text.split(","))
+    try:
+        sound = all(name in TARGET_PARAMETERS and float(value) >= 0 for name, value in given.items())
+    except ValueError:
+        sound = False
+    if not sound:
+        msg = f"{text!r} is not like TR=2.3,TE=0.003,TI=0.9 (seconds)"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+class NamedTexts(argparse.Action):
+    """Collects ``NAME=VALUE`` into a dictionary; the option may be given several times."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the values to those collected before."""
+        collected = dict(getattr(namespace, self.dest, None) or {})
+        for text in values or ():
+            name, equals, value = str(text).partition("=")
+            if not (equals and name and value):
+                parser.error(f"argument {option_string}: {text!r} is not {self.metavar}")
+            if name in collected:
+                parser.error(f"argument {option_string}: {name} is given twice")
+            collected[name] = self.convert(parser, name, value)
+        setattr(namespace, self.dest, collected)
+
+    def convert(self, parser: argparse.ArgumentParser, name: str, value: str) -> Any:
+        """Give the value as it is kept."""
+        return value
+
+
+class NamedPaths(NamedTexts):
+    """Collects ``NAME=DIR``; the folders must be there, and the names fit into BIDS URIs."""
+
+    def convert(self, parser: argparse.ArgumentParser, name: str, value: str) -> Path:
+        """Give the folder, absolute."""
+        if not re.fullmatch("[0-9a-zA-Z_-]+", name) or name == "raw":
+            parser.error(
+                f"argument {self.option_strings[-1]}: {name!r} cannot name a dataset; use letters and digits"
+            )
+        folder = path(value)
+        if not folder.is_dir():
+            parser.error(f"argument {self.option_strings[-1]}: there is no folder {value}")
+        return folder
+
+
+def _number_in(text: str, accept: Any, wanted: str) -> float:
+    number = float(text)
+    if not accept(number):
+        msg = f"must be {wanted}, got {text}"
+        raise argparse.ArgumentTypeError(msg)
+    return number
