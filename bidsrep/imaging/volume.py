@@ -1,7 +1,6 @@
 """A three-dimensional image in memory: an array and the affine that says where its voxels are."""
 
 import gzip
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
@@ -11,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 from bidsrep.errors import ImageError
+from bidsrep.imaging._write import write_whole
 
 NOT_3D = "is not a 3D image (shape {})"
 UNREADABLE = "cannot be read ({})"
@@ -95,13 +95,13 @@ class Volume:
             Write beside the target and rename, so that nobody ever sees half a file.
         """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         payload = self.to_bytes(dtype)
         if path.name.endswith(".gz"):
             payload = _compress(payload)
         if atomic:
-            _write_atomic(path, payload)
+            write_whole(path, payload)
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(payload)
         return path
 
@@ -127,14 +127,3 @@ def _compress(payload: bytes) -> bytes:
     except ImportError:
         return gzip.compress(payload, compresslevel=1, mtime=0)
     return compress(payload, compresslevel=2, mtime=0)
-
-
-def _write_atomic(path: Path, payload: bytes) -> None:
-    """Write beside `path` under a name nobody else takes, then rename over it."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        temporary.write_bytes(payload)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
