@@ -29,7 +29,7 @@ def prepare_folders(settings: Settings) -> None:
     if work_dir.is_relative_to(bids_dir) and not work_dir.is_relative_to(out_dir):
         raise UsageError(WORK_IN_INPUT_MSG.format(settings.work_dir))
     if settings.clean_workdir:
-        for kept in (bids_dir, out_dir, Path.home(), Path.cwd()):
+        for kept in (bids_dir, out_dir, Path(os.path.expanduser("~")), Path.cwd()):
             if kept.is_relative_to(work_dir):
                 raise UsageError(NOT_EMPTIED_MSG.format(settings.work_dir, kept))
     if settings.dry_run:

@@ -12,7 +12,7 @@ TARGET_PARAMETERS = ("TR", "TE", "TI")
 
 def path(text: str) -> Path:
     """Take a path; ``~`` is the home folder, and relative ones are made absolute."""
-    return Path(os.path.abspath(Path(text).expanduser()))
+    return Path(os.path.abspath(os.path.expanduser(text)))  # not Path's, which fails for users without a home
 
 
 def existing_file(text: str) -> Path:
