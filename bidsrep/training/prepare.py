@@ -70,8 +70,8 @@ def prepare_t1w(sources: list[Path], out: Path) -> int:
         image = resample_to_output(
             nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), 1.0, order=1
         )
-        data = np.asarray(image.dataobj, dtype=np.float32)
-        data[data < 0] = 0
+        image = nib.Nifti1Image(np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0), image.affine)
+        data = remove_bias(image).get_fdata(dtype=np.float32)
         data, affine = crop_to(data, data > 0, image.affine, margin=2)
         means = tissue_means(data[data > 0])
         path = _subject_file(out, _name(source), "desc-brain_T1w.nii.gz")
@@ -86,21 +86,39 @@ def tissue_means(values: np.ndarray, iterations: int = 60) -> np.ndarray:
     """Means of CSF, grey and white matter of a T1w image's brain intensities ``(N,)``, ascending.
 
     Expectation maximisation of three Gaussians on a histogram (256 bins): the standard intensity model of
-    tissue segmentation (Wells et al., 1996) without its bias term.
+    tissue segmentation (Wells et al., 1996) without its bias term. Extracted brains hold little CSF, which
+    lets an unbounded mixture split grey matter in two, so its mean stays below 0.4 of white matter's, and
+    grey matter's between 0.5 and 0.85: the range of MPRAGE at 1.5 and 3 T.
     """
     top = np.percentile(values, 99.8)
     counts, edges = np.histogram(values, bins=256, range=(0, top))
     centres, weights = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
-    means = np.percentile(values, [8, 40, 80])
+    white = np.percentile(values, 85)
+    means = np.array([0.25, 0.65, 1.0]) * white
     stds, shares = np.full(3, top / 12), np.array([0.15, 0.45, 0.4])
     for _ in range(iterations):
         density = shares * np.exp(-0.5 * ((centres[:, None] - means) / stds) ** 2) / stds
         posterior = density / (density.sum(1, keepdims=True) + 1e-12) * weights[:, None]
         mass = posterior.sum(0) + 1e-9
         means = (posterior * centres[:, None]).sum(0) / mass
+        means[0] = np.clip(means[0], 0.1 * means[2], 0.4 * means[2])
+        means[1] = np.clip(means[1], 0.5 * means[2], 0.85 * means[2])
         spread = (posterior * (centres[:, None] - means) ** 2).sum(0) / mass
-        stds, shares = np.sqrt(spread) + top / 200, mass / mass.sum()
-    return np.sort(means)
+        stds, shares = np.minimum(np.sqrt(spread) + top / 200, top / 8), mass / mass.sum()
+    return means
+
+
+def remove_bias(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """N4 (Tustison et al., 2010) inside the brain (non-zero voxels)."""
+    import ants
+
+    data = image.get_fdata(dtype=np.float32)
+    moving = ants.from_numpy(data)
+    mask = ants.from_numpy((data > 0).astype(np.float32))
+    corrected = ants.n4_bias_field_correction(
+        moving, mask=mask, shrink_factor=4, convergence={"iters": [30, 30, 20], "tol": 1e-6}
+    )
+    return nib.Nifti1Image(corrected.numpy() * (data > 0), image.affine)
 
 
 def crop_to(

@@ -17,6 +17,8 @@ from bidsrep.models.network import Network
 from bidsrep.training.anatomies import load_anatomies
 from bidsrep.training.module import Objective, PretrainModule
 from bidsrep.training.recipe import Recipe
+from bidsrep.training.representation import RepresentationObjective
+from bidsrep.training.segmenter import reference_segmenters
 
 
 def build_network(recipe: Recipe) -> Network:
@@ -37,8 +39,6 @@ def build_objective(recipe: Recipe, data: list[Path]) -> Objective:
         if table is None:
             raise FileNotFoundError(f"{data[0]}: no dseg.tsv")
         return BrainMaskObjective(kept, table, recipe)
-    from bidsrep.training.representation import RepresentationObjective
-
     return RepresentationObjective.from_folders(data, recipe)
 
 
@@ -75,7 +75,10 @@ def pretrain(
     network = build_network(recipe)
     if initial is not None:
         load_initial(network, initial)
-    module = PretrainModule(network, build_objective(recipe, data), recipe)
+    objective = build_objective(recipe, data)
+    if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
+        objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)
+    module = PretrainModule(network, objective, recipe)
     last = out / "last.ckpt"
     callbacks: list[Callback] = [
         ModelCheckpoint(

@@ -1,0 +1,77 @@
+"""Turn a finished training run into weights: one safetensors file and its card."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from bidsrep.toml import dump_toml
+from bidsrep.training.recipe import Recipe
+from bidsrep.training.run import network_state
+
+LICENSE = "Apache-2.0"
+
+
+def export_weights(
+    checkpoint: Path,
+    recipe: Recipe,
+    out: Path,
+    *,
+    edition: str,
+    training: dict[str, Any],
+    inputs: dict[str, Any] | None = None,
+    figures: dict[str, Any] | None = None,
+) -> tuple[Path, Path]:
+    """Write ``<model>.safetensors`` (float32, fixed order: the same bytes each time) and ``<model>.toml``.
+
+    Parameters
+    ----------
+    checkpoint
+        Lightning checkpoint of the run.
+    recipe
+        Recipe the run followed.
+    out
+        Folder to write to.
+    edition
+        Goes into the weights' id, ``bidsrep-<model>-<edition>``.
+    training
+        What the card says about data and steps (``data``, ``licences``, ``persons``, ``hours`` ...).
+    inputs
+        What the network expects (``resolution_mm`` ...).
+    figures
+        Measured figures, each with its data and n in its name or value.
+    """
+    state = {key: value.float().contiguous() for key, value in sorted(network_state(checkpoint).items())}
+    if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
+    out.mkdir(parents=True, exist_ok=True)
+    weights = out / f"{recipe.model}.safetensors"
+    save_file(state, weights)
+    architecture = dict(recipe.architecture)
+    heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
+    card = {
+        "weights": {
+            "id": f"bidsrep-{recipe.model}-{edition}",
+            "model": recipe.model,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "license": LICENSE,
+            "status": "self-trained",
+        },
+        "architecture": {**architecture, "heads": heads},
+        "input": inputs or {},
+        "training": {
+            "recipe": recipe.name,
+            "iterations": recipe.iterations,
+            "seed": recipe.seed,
+            "held_out": list(recipe.held_out),
+            **training,
+        },
+        "figures": figures or {},
+    }
+    path = out / f"{recipe.model}.toml"
+    path.write_text(dump_toml(card))
+    return weights, path

@@ -1,0 +1,168 @@
+"""Pre-training objectives of Brain-ID and PEPSI on generated intra-subject mini-batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bidsrep.synth.corruption import Level
+from bidsrep.synth.deformation import DeformationConfig
+from bidsrep.synth.generator import GeneratorConfig, Source, Subject, deform_subject, sample_image
+from bidsrep.synth.heads import brain_of
+from bidsrep.synth.random import coin, integer
+from bidsrep.training.anatomies import Anatomy, load_anatomies
+from bidsrep.training.losses import implicit_pathology, lesion_loss, omega, reconstruction
+from bidsrep.training.recipe import Recipe
+
+
+class RepresentationObjective:
+    """T1w (Brain-ID, eq. 3), plus FLAIR, lesion and implicit pathology supervision (PEPSI, eqs. 3 and 4).
+
+    Which terms apply follows from the recipe's heads: ``image`` (T1w), ``aux_image`` (FLAIR), ``pathol``.
+    A target that an anatomy does not have is simulated; a missing one would drop its terms (eq. 3).
+    """
+
+    def __init__(self, sources: dict[float, list[Source]], recipe: Recipe, priors: list[Tensor]) -> None:
+        self.sources, self.recipe, self.priors = sources, recipe, priors
+        self.config = generator_config(recipe.generator)
+        self.heads = tuple(recipe.architecture["heads"])
+        self.segmenters: dict[str, nn.Module] = {}
+
+    @classmethod
+    def from_folders(cls, folders: list[Path], recipe: Recipe) -> RepresentationObjective:
+        """Load anatomies (and lesion shapes: ``*_label-lesion_mask.nii.gz``) from prepared datasets."""
+        anatomies: list[tuple[Anatomy, tuple[str, ...]]] = []
+        priors: list[Tensor] = []
+        for folder in folders:
+            found = sorted(folder.glob("**/*_label-lesion_mask.nii.gz"))
+            priors += [_lesion_prior(path) for path in found]
+            if not found:
+                loaded, table = load_anatomies(folder)
+                anatomies += [(a, table.tissues if table and a.labels is not None else ()) for a in loaded]
+        kept = [(a, t) for a, t in anatomies if a.name not in recipe.held_out]
+        spacings = {stage.spacing for stage in recipe.stages}
+        sources = {spacing: [make_source(a, tissues, spacing) for a, tissues in kept] for spacing in spacings}
+        return cls(sources, recipe, priors)
+
+    def sample(self, index: int, step: int) -> dict[str, Tensor]:
+        """One intra-subject mini-batch: ``image`` and targets ``(B, 1, X, Y, Z)``."""
+        stage = self.recipe.stage_at(step)
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + index)
+        sources = self.sources[stage.spacing]
+        real = [source for source in sources if source.t1w is not None]
+        if real and len(real) < len(sources):
+            # Real scans carry texture that label maps lack; their share is the recipe's, not their number's.
+            share = float(self.recipe.losses.get("real_share", 0.5))
+            drawn = [s for s in sources if s.t1w is None]
+            sources = real if coin(generator, share) else drawn
+        source = sources[integer(generator, 0, len(sources))]
+        subject = deform_subject(source, generator, stage.shape, stage.spacing, self.config, self.priors)
+        images = []
+        for number in range(stage.samples):
+            level = self._level(number, stage.samples)
+            images.append(sample_image(subject, source, generator, stage.spacing, self.config, level)[0])
+        return collate(images, subject)
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Named losses of one mini-batch; ``loss`` is their weighted sum."""
+        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        outputs = {name: value.float() for name, value in network(image).items()}
+        losses: dict[str, Tensor] = {}
+        for name in ("image", "aux_image"):
+            if name in outputs and f"target_{name}" in batch:
+                losses[name] = reconstruction(outputs[name], batch[f"target_{name}"], batch["weight"])
+        if "pathol" in outputs:
+            weight = float(self.recipe.losses.get("lesion", 0.2))
+            losses["pathol"] = weight * lesion_loss(outputs["pathol"], batch["lesion"])
+        every = int(self.recipe.losses.get("implicit_every", 1))
+        for name, segmenter in self.segmenters.items():
+            if step % every == 0 and bool((batch["lesion"] > 0).any()):
+                term = implicit_term(segmenter, outputs[name], batch[f"target_{name}"])
+                switch = int(self.recipe.losses.get("omega_switch", 100_000))
+                losses[f"implicit_{name}"] = omega(step, switch) * term
+        return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def _level(self, number: int, samples: int) -> Level | None:
+        """Mild first, severe last (Brain-ID); a single sample draws its level."""
+        if samples == 1:
+            return None
+        return "mild" if number < samples / 2 else "severe"
+
+
+def implicit_term(segmenter: nn.Module, synthetic: Tensor, reference: Tensor) -> Tensor:
+    """Compare what a frozen segmenter sees in a synthetic and in the reference image (PEPSI, eq. 4)."""
+    with torch.no_grad():
+        seen = torch.sigmoid(segmenter(reference)["pathol"].float())
+    return implicit_pathology(torch.sigmoid(segmenter(synthetic)["pathol"].float()), seen)
+
+
+def collate(images: list[Tensor], subject: Subject) -> dict[str, Tensor]:
+    """Stack images with their shared targets; the error weight halves what lies outside the brain."""
+    count = len(images)
+
+    def repeat(volume: Tensor) -> Tensor:
+        return volume[None, None].expand(count, 1, *volume.shape)
+
+    return {
+        "image": torch.stack(images)[:, None],
+        "target_image": repeat(subject.t1w),
+        "target_aux_image": repeat(subject.flair),
+        "lesion": repeat(subject.lesion),
+        "weight": repeat(0.3 + 0.7 * subject.brain.float() + 3 * subject.lesion),
+    }
+
+
+def make_source(anatomy: Anatomy, tissues: tuple[str, ...], spacing: float) -> Source:
+    """Turn an anatomy into what the generator samples, averaged down for a coarse ``spacing`` (mm)."""
+    if anatomy.labels is not None:
+        return Source(1.0, labels=_brain_labels(anatomy.labels, tissues), tissues=tissues)
+    from scipy.ndimage import distance_transform_edt
+
+    assert anatomy.t1w is not None and anatomy.tissue_means is not None
+    t1w = F.pad(anatomy.t1w, (8,) * 6)
+    rim = torch.from_numpy(distance_transform_edt((t1w[0] <= 0).numpy()).astype(np.float32))[None]
+    rim = (255 - rim).clamp(0, 255)
+    factor = round(spacing)
+    if factor > 1:
+        t1w, rim = (F.avg_pool3d(volume[None], factor)[0] for volume in (t1w, rim))
+    return Source(float(factor), t1w=t1w, rim=rim, tissue_means=anatomy.tissue_means)
+
+
+def _brain_labels(labels: Tensor, tissues: tuple[str, ...]) -> Tensor:
+    """Labels ``(1, X, Y, Z)`` of the brain alone, cropped to it."""
+    inside = torch.tensor([tissue in ("csf", "gm", "wm", "lesion") for tissue in tissues])
+    parenchyma = torch.tensor([tissue in ("gm", "wm") for tissue in tissues])
+    brain = brain_of(labels[0], inside, parenchyma)
+    spans = []
+    for axis in range(3):
+        used = brain.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0]
+        spans.append(slice(int(used[0]), int(used[-1]) + 1))
+    return F.pad(torch.where(brain, labels[0], 0)[tuple(spans)], (8,) * 6)[None]
+
+
+def generator_config(values: dict[str, Any]) -> GeneratorConfig:
+    """`GeneratorConfig` from the ``[generator]`` table of a recipe."""
+    values = dict(values)
+    if "deformation" in values:
+        values["deformation"] = DeformationConfig(**values["deformation"])
+    if "levels" in values:
+        values["levels"] = tuple(values["levels"])
+    return GeneratorConfig(**values)
+
+
+def _lesion_prior(path: Path) -> Tensor:
+    """A lesion mask cropped to the box of the MNI152 brain (mm: -72..72, -107..74, -65..82), RAS."""
+    import nibabel as nib
+
+    image = nib.as_closest_canonical(nib.load(path))
+    data = np.asanyarray(image.dataobj) > 0
+    to_voxel = np.linalg.inv(image.affine)
+    low = np.round(to_voxel @ [-72, -107, -65, 1])[:3].astype(int).clip(0)
+    high = np.round(to_voxel @ [72, 74, 82, 1])[:3].astype(int)
+    box = data[low[0] : high[0], low[1] : high[1], low[2] : high[2]]
+    return torch.from_numpy(box.astype(np.float32))

@@ -1,0 +1,66 @@
+"""Acquisition artefacts: levels, resolution, conservation of the mean, replay."""
+
+import pytest
+import torch
+
+from bidsrep.synth.corruption import (
+    LEVELS,
+    acquisition_matrices,
+    add_noise_at_resolution,
+    corrupt,
+    sample_corruption,
+)
+
+SHAPE = (20, 22, 24)
+
+
+def test_a_recorded_draw_replays_to_the_same_image() -> None:
+    image = 100 * torch.rand(SHAPE)
+    parameters = sample_corruption(torch.Generator().manual_seed(3), SHAPE, 1.0, "severe")
+    first, second = (corrupt(image, parameters, 1.0)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_level_none_is_the_identity() -> None:
+    image = 100 * torch.rand(SHAPE)
+    parameters = sample_corruption(torch.Generator().manual_seed(0), SHAPE, 1.0, "none")
+    corrupted, log_bias = corrupt(image, parameters, 1.0)
+    torch.testing.assert_close(corrupted, image, atol=1e-3, rtol=0)
+    assert log_bias.abs().max() == 0
+
+
+def test_levels_grow_from_mild_to_severe() -> None:
+    for name in ("bias_std", "noise_std"):
+        mild, medium, severe = (getattr(LEVELS[level], name)[1] for level in ("mild", "medium", "severe"))
+        assert mild < medium < severe
+
+
+@pytest.mark.parametrize("resolution", [1.0, 2.5, 6.0])
+def test_acquisition_keeps_a_constant(resolution: float) -> None:
+    down, up = acquisition_matrices(30, 1.0, resolution, resolution, 1.0)
+    torch.testing.assert_close(up @ (down @ torch.ones(30)), torch.ones(30))
+
+
+def test_thick_slices_lose_detail_along_their_axis_only() -> None:
+    parameters = sample_corruption(torch.Generator().manual_seed(0), SHAPE, 1.0, "none")
+    thick = type(parameters)(
+        **{**parameters.__dict__, "resolution": (1.0, 1.0, 6.0), "thickness": (1.0, 1.0, 6.0)}
+    )
+    image = 100 * torch.rand(SHAPE)
+    blurred = add_noise_at_resolution(image, thick, 1.0)
+    along = [blurred.diff(dim=axis).abs().mean() / image.diff(dim=axis).abs().mean() for axis in range(3)]
+    assert along[2] < 0.3 < min(along[0], along[1]) + 0.25
+
+
+def test_clinical_draws_have_one_thick_axis() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        parameters = sample_corruption(generator, SHAPE, 1.0, "mild", clinical=1.0)
+        assert sorted(value > 2 for value in parameters.resolution) == [False, False, True]
+
+
+def test_noise_has_the_drawn_standard_deviation() -> None:
+    parameters = sample_corruption(torch.Generator().manual_seed(0), (40, 40, 40), 1.0, "none")
+    noisy = type(parameters)(**{**parameters.__dict__, "noise_std": 7.0})
+    result = add_noise_at_resolution(torch.full((40, 40, 40), 100.0), noisy, 1.0)
+    assert result.std().item() == pytest.approx(7.0, rel=0.03)
