@@ -51,4 +51,5 @@ def test_background_is_always_empty() -> None:
     tissues = ("background", "csf", "gm", "wm", "lesion", "extracerebral")
     for seed in range(10):
         contrast = sample_contrast(torch.Generator().manual_seed(seed), 0.5, tissues)
-        assert contrast.label_means is not None and contrast.label_means[0] == 0
+        assert contrast.label_means is not None
+        assert contrast.label_means[0] == 0

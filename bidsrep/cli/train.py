@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bidsrep.errors import InputError, UsageError
-from importlib.resources import files
 
 if TYPE_CHECKING:
     from bidsrep.training.recipe import Recipe
@@ -99,7 +99,9 @@ def export(options: argparse.Namespace) -> int:
 def _recipe(options: argparse.Namespace) -> Recipe:
     from bidsrep.training.recipe import read_recipe
 
-    path = options.config or Path(str(files("bidsrep"))) / "data" / "recipes" / f"{options.model}-compact.toml"
+    path = (
+        options.config or Path(str(files("bidsrep"))) / "data" / "recipes" / f"{options.model}-compact.toml"
+    )
     if not path.exists():
         raise UsageError(f"{path}: there is no such recipe. Name a TOML file with --config.")
     return read_recipe(path, seed=options.seed)

@@ -61,14 +61,17 @@ def sample_contrast(generator: torch.Generator, clinical: float, tissues: tuple[
 
 def paint_labels(labels: Tensor, contrast: Contrast, noise: Tensor) -> Tensor:
     """Gaussian of every voxel's label; ``labels`` ``(X, Y, Z)`` index the table that the draw was made for."""
-    assert contrast.label_means is not None and contrast.label_stds is not None
+    assert contrast.label_means is not None
+    assert contrast.label_stds is not None
     flat = labels.reshape(-1)
     means, stds = contrast.label_means.to(noise.device), contrast.label_stds.to(noise.device)
     image = means.index_select(0, flat) + stds.index_select(0, flat) * noise.reshape(-1)
     return image.clamp(min=0).reshape(labels.shape)
 
 
-def paint_mixture(t1w: Tensor, tissue_means: tuple[float, float, float], contrast: Contrast, noise: Tensor) -> Tensor:
+def paint_mixture(
+    t1w: Tensor, tissue_means: tuple[float, float, float], contrast: Contrast, noise: Tensor
+) -> Tensor:
     """Repaint a T1w ``(X, Y, Z)`` (white matter 1): each intensity is a mixture of two neighbouring tissues.
 
     Between the tissue means of the T1w scan the new intensity is linear, which is exactly what mixing two

@@ -141,22 +141,34 @@ def normalise(image: Tensor, brain: Tensor) -> Tensor:
 def _from_labels(source: Source, coordinates: Tensor) -> Subject:
     assert source.labels is not None
     labels = warp(source.labels.float(), coordinates, "nearest")[0].round().int()
-    tissue = torch.tensor([("background", "csf", "gm", "wm", "lesion").index(t) if t != "extracerebral" else 0
-                           for t in source.tissues])
+    tissue = torch.tensor(
+        [
+            ("background", "csf", "gm", "wm", "lesion").index(t) if t != "extracerebral" else 0
+            for t in source.tissues
+        ]
+    )
     kind = tissue[labels.long()]
     labels = torch.where(kind > 0, labels, 0)
     t1w = torch.tensor([0.0, *SIMULATED_T1W, 1.0])[kind]
     flair = torch.tensor([0.0, *SIMULATED_FLAIR, 1.0])[kind]
     # Partial volume: a half-voxel blur of the hard labels, kept inside the brain.
     brain = kind > 0
-    subject = Subject(brain, _soften(t1w) * brain, _soften(flair) * brain, torch.zeros(t1w.shape), labels, None,
-                      SIMULATED_T1W)
+    subject = Subject(
+        brain,
+        _soften(t1w) * brain,
+        _soften(flair) * brain,
+        torch.zeros(t1w.shape),
+        labels,
+        None,
+        SIMULATED_T1W,
+    )
     lesion = (kind == 4).float()
     return _with_lesions(subject, lesion) if bool(lesion.any()) else subject
 
 
 def _from_t1w(source: Source, coordinates: Tensor, rim_mm: float) -> Subject:
-    assert source.t1w is not None and source.rim is not None
+    assert source.t1w is not None
+    assert source.rim is not None
     t1w, distance = warp(torch.cat([source.t1w, source.rim]), coordinates)
     # Beyond the volume the warp gives 0, which would read as "inside": the rim map is stored as 255 - mm.
     brain = (255 - distance) <= max(rim_mm, 0.25)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bidsrep.synth.corruption import corrupt, sample_corruption
+from bidsrep.synth.corruption import Level, corrupt, sample_corruption
 from bidsrep.synth.deformation import DeformationConfig, sample_deformation, source_coordinates, warp
 from bidsrep.synth.random import coin, integer, uniform, uniform_scalar
 
@@ -114,7 +114,8 @@ def sample_head(
         warped = torch.where(brain[warped.long()], warped, 0)
     empty = coin(generator, config.empty_background_probability)
     image = paint(warped, generator, len(brain), empty)
-    level = ("mild", "medium", "severe")[integer(generator, 0, 3)]
+    levels: tuple[Level, ...] = ("mild", "medium", "severe")
+    level = levels[integer(generator, 0, 3)]
     parameters = sample_corruption(generator, shape, spacing, level, config.clinical)
     image, _ = corrupt(image, parameters, spacing)
     if coin(generator, config.deface_probability):

@@ -43,7 +43,7 @@ class PretrainModule(pl.LightningModule):
 
     def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last_3d)
         self.objective, self.recipe = objective, recipe
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:

@@ -123,7 +123,8 @@ def make_source(anatomy: Anatomy, tissues: tuple[str, ...], spacing: float) -> S
         return Source(1.0, labels=_brain_labels(anatomy.labels, tissues), tissues=tissues)
     from scipy.ndimage import distance_transform_edt
 
-    assert anatomy.t1w is not None and anatomy.tissue_means is not None
+    assert anatomy.t1w is not None
+    assert anatomy.tissue_means is not None
     t1w = F.pad(anatomy.t1w, (8,) * 6)
     rim = torch.from_numpy(distance_transform_edt((t1w[0] <= 0).numpy()).astype(np.float32))[None]
     rim = (255 - rim).clamp(0, 255)

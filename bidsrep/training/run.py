@@ -93,7 +93,7 @@ def pretrain(
         default_root_dir=out,
         accelerator="gpu" if device.startswith("cuda") else device,
         devices="auto" if device != "cpu" else 1,
-        precision=recipe.precision,  # type: ignore[arg-type]
+        precision=recipe.precision,
         max_steps=recipe.iterations,
         max_time=timedelta(minutes=max_minutes) if max_minutes else None,
         gradient_clip_val=recipe.optimiser.clip_norm or None,

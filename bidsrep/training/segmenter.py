@@ -7,6 +7,7 @@ that its generator draws, before pre-training starts.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bidsrep.models.network import Network
 from bidsrep.training.losses import lesion_loss
 from bidsrep.training.module import Objective
 
+LOGGER = logging.getLogger("bidsrep.training")
 TARGETS = ("image", "aux_image")
 
 
@@ -30,7 +32,9 @@ def reference_segmenters(
         path = folder / f"segmenter_{target}.safetensors"
         torch.manual_seed(seed)
         network = Network(
-            {"pathol": 1}, f_maps=int(settings.get("f_maps", 8)), num_levels=int(settings.get("num_levels", 3))
+            {"pathol": 1},
+            f_maps=int(settings.get("f_maps", 8)),
+            num_levels=int(settings.get("num_levels", 3)),
         )
         if path.exists():
             network.load_state_dict(load_file(path))
@@ -38,7 +42,7 @@ def reference_segmenters(
             score = train_segmenter(network, objective, target, int(settings.get("iterations", 200)))
             folder.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
-            print(f"reference segmenter for {target}: loss {score:.3f}", flush=True)
+            LOGGER.info("reference segmenter for %s: loss %.3f", target, score)
         found[target] = network.eval().requires_grad_(False)
     return found
 
@@ -54,7 +58,7 @@ def train_segmenter(network: nn.Module, objective: Objective, target: str, itera
             logits = network(batch[f"target_{target}"][:1])["pathol"]
         loss = lesion_loss(logits.float(), batch["lesion"][:1])
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         losses.append(loss.item())
     tail = losses[-max(1, iterations // 10) :]

@@ -1,0 +1,203 @@
+"""Training: recipes, losses, generated mini-batches, runs that learn, resume and export."""
+
+import tomllib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from bidsrep.training.losses import gradient_l1, implicit_pathology, lesion_loss, omega
+from bidsrep.training.recipe import Optimiser, Recipe, Stage, read_recipe
+
+RECIPES = Path(__file__).parent.parent / "bidsrep" / "data" / "recipes"
+SHAPE = (16, 16, 16)
+
+
+def shells(size: int = 40) -> np.ndarray:
+    """A head of nested ellipsoids: skin 511, fluid 24, cortex 3, white matter 2, ventricle 4, lesion 25."""
+    axes = np.meshgrid(*[np.arange(size) - size / 2] * 3, indexing="ij")
+    radius = np.sqrt(sum((a / s) ** 2 for a, s in zip(axes, (0.9, 1.0, 0.9), strict=True)))
+    labels = np.zeros((size,) * 3, np.int16)
+    for limit, value in ((18, 511), (15, 24), (14, 3), (11, 2), (3, 4)):
+        labels[radius < limit] = value
+    labels[24:27, 14:17, 20:22] = 25
+    return labels
+
+
+@pytest.fixture(scope="module")
+def anatomies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two prepared datasets: one label map, one T1w scan."""
+    from bidsrep.training.prepare import prepare_label_maps
+
+    root = tmp_path_factory.mktemp("anatomies")
+    (root / "maps").mkdir()
+    nib.Nifti1Image(shells(), np.eye(4)).to_filename(root / "maps" / "p1_dseg.nii.gz")
+    rows = ["0\tUnknown\tbackground", "2\tWM\twm", "3\tCortex\tcortex", "4\tVentricle\tcsf", "24\tCSF\tcsf",
+            "25\tLesion\tlesion", "511\tSkin\textracerebral"]  # fmt: skip
+    (root / "labels.tsv").write_text("value\tname\ttissue\n" + "\n".join(rows) + "\n")
+    sources = [root / "maps" / "p1_dseg.nii.gz"]
+    assert prepare_label_maps(sources, root / "labels.tsv", root / "heads") == 1
+    t1w = np.select(
+        [shells() == 24, shells() == 3, np.isin(shells(), (2, 25)), shells() == 4], [0.25, 0.6, 1.0, 0.25]
+    )
+    folder = root / "t1w" / "sub-p2" / "anat"
+    folder.mkdir(parents=True)
+    nib.Nifti1Image(t1w.astype(np.float32), np.eye(4)).to_filename(folder / "sub-p2_desc-brain_T1w.nii.gz")
+    (folder / "sub-p2_desc-brain_T1w.json").write_text('{"TissueMeans": [0.25, 0.6, 1.0]}')
+    return [root / "heads", root / "t1w"]
+
+
+def tiny(model: str, **changes: object) -> Recipe:
+    heads = {
+        "brainmask": {"distance": 1},
+        "pepsi": {"image": 1, "aux_image": 1, "pathol": 1},
+        "brainid": {"image": 1},
+    }
+    values = {
+        "model": model,
+        "name": f"{model}-tiny",
+        "architecture": {
+            "f_maps": 8,
+            "num_levels": 2,
+            "heads": heads[model],
+            "unit_features": model == "pepsi",
+        },
+        "stages": (Stage(4, SHAPE, 2.0), Stage(2, SHAPE, 1.0, samples=2)),
+        "optimiser": Optimiser(lr=1e-3, warmup=2),
+        "precision": "32-true",
+    }
+    return Recipe(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_bundled_recipes_build_their_network(path: Path) -> None:
+    from bidsrep.training.run import build_network
+
+    recipe = read_recipe(path)
+    assert recipe.iterations > 0
+    if recipe.architecture["f_maps"] <= 16:
+        assert set(build_network(recipe).head.outputs) == set(recipe.architecture["heads"])
+
+
+def test_unknown_recipe_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text('model = "pepsi"\nlearning_rat = 1\n')
+    with pytest.raises(ValueError, match="learning_rat"):
+        read_recipe(tmp_path / "r.toml")
+
+
+def test_stages_follow_the_steps() -> None:
+    recipe = tiny("pepsi")
+    assert [recipe.stage_at(step).spacing for step in (0, 3, 4, 99)] == [2.0, 2.0, 1.0, 1.0]
+
+
+def test_gradient_loss_is_the_reference_s(test_data: Path) -> None:
+    ops = np.load(test_data / "fixtures" / "ops.npz")
+    ours = gradient_l1(torch.tensor(ops["loss_a"]), torch.tensor(ops["loss_b"]))
+    assert ours.item() == pytest.approx(float(ops["loss_grad"]), abs=1e-6)
+
+
+def test_losses_are_least_where_prediction_and_target_agree() -> None:
+    target = (torch.rand(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.8).float()
+    good, bad = 8 * (2 * target - 1), -8 * (2 * target - 1)
+    assert lesion_loss(good, target) < 0.05 < lesion_loss(bad, target)
+    assert implicit_pathology(target, target) < 0.01 < implicit_pathology(1 - target, target)
+
+
+def test_omega_switches_from_a_tenth_to_one() -> None:
+    assert [omega(step, 10) for step in (0, 9, 10)] == [0.1, 0.1, 1.0]
+
+
+def test_tissue_means_of_a_known_mixture() -> None:
+    from bidsrep.training.prepare import tissue_means
+
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(m, 30, n) for m, n in ((230, 2000), (600, 9000), (1000, 9000))]
+    means = tissue_means(np.concatenate(parts).clip(0))
+    np.testing.assert_allclose(means, (230, 600, 1000), rtol=0.06)
+
+
+def test_mini_batch_shares_the_anatomy(anatomies: list[Path]) -> None:
+    from bidsrep.training.representation import RepresentationObjective
+
+    objective = RepresentationObjective.from_folders(anatomies, tiny("pepsi"))
+    batch = objective.sample(0, 5)
+    assert batch["image"].shape == (2, 1, *SHAPE)
+    assert not torch.equal(batch["image"][0], batch["image"][1])
+    assert torch.equal(batch["target_image"][0], batch["target_image"][1])
+    again = objective.sample(0, 5)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+
+
+@pytest.mark.parametrize("model", ["brainmask", "pepsi", "brainid"])
+def test_a_run_resumes_to_the_same_weights(model: str, anatomies: list[Path], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from bidsrep.training.run import network_state, pretrain
+
+    recipe = tiny(model)
+    whole = network_state(pretrain(recipe, anatomies, tmp_path / "whole", device="cpu", progress=False))
+    part = replace(recipe, stages=(Stage(4, SHAPE, 2.0),))
+    pretrain(part, anatomies, tmp_path / "parts", device="cpu", progress=False)
+    resumed = network_state(pretrain(recipe, anatomies, tmp_path / "parts", device="cpu", progress=False))
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_training_lowers_the_loss(anatomies: list[Path], tmp_path: Path) -> None:
+    from bidsrep.models.network import Network
+    from bidsrep.training.run import build_objective, pretrain
+    from bidsrep.training.run import network_state as state_of
+
+    recipe = tiny("brainid", stages=(Stage(60, SHAPE, 2.0),), optimiser=Optimiser(lr=5e-3, warmup=2))
+    objective = build_objective(recipe, anatomies)
+    network = Network({"image": 1}, f_maps=8, num_levels=2)
+    batches = [objective.sample(1000 + number, 0) for number in range(4)]
+
+    def mean_loss() -> float:
+        with torch.no_grad():
+            return float(np.mean([objective.loss(network, batch, 0)["loss"].item() for batch in batches]))
+
+    before = mean_loss()
+    network.load_state_dict(state_of(pretrain(recipe, anatomies, tmp_path, device="cpu", progress=False)))
+    assert mean_loss() < 0.7 * before
+
+
+def test_segmenters_are_trained_once_and_frozen(anatomies: list[Path], tmp_path: Path) -> None:
+    from bidsrep.training.representation import RepresentationObjective
+    from bidsrep.training.segmenter import reference_segmenters
+
+    objective = RepresentationObjective.from_folders(anatomies, tiny("pepsi"))
+    first = reference_segmenters(objective, tmp_path, {"iterations": 2}, 0)
+    again = reference_segmenters(objective, tmp_path, {"iterations": 0}, 1)
+    for target, network in first.items():
+        assert not any(parameter.requires_grad for parameter in network.parameters())
+        for key, value in network.state_dict().items():
+            assert torch.equal(value, again[target].state_dict()[key])
+
+
+def test_export_writes_weights_that_match_their_card(anatomies: list[Path], tmp_path: Path) -> None:
+    import hashlib
+
+    from bidsrep.training.export import export_weights
+    from bidsrep.training.run import pretrain
+
+    recipe = tiny("brainid", stages=(Stage(1, SHAPE, 2.0),))
+    checkpoint = pretrain(recipe, anatomies, tmp_path / "run", device="cpu", progress=False)
+    weights, card = export_weights(checkpoint, recipe, tmp_path, edition="test", training={"persons": 2})
+    content = tomllib.loads(card.read_text())
+    assert content["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert content["weights"]["status"] == "self-trained"
+    assert content["architecture"]["heads"] == {"image": 1}
+
+
+def test_initial_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from bidsrep.models.network import Network
+    from bidsrep.training.run import load_initial
+
+    save_file(Network({"image": 1}, f_maps=8, num_levels=2).state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match="first missing or different: backbone"):
+        load_initial(Network({"image": 1}, f_maps=16, num_levels=2), tmp_path / "w.safetensors")
