@@ -101,17 +101,25 @@ def transplanted_lesions(
         placed = placed.flip(0)
     out = torch.zeros(brain.shape)
     out[tuple(slice(low, high) for low, high in spans)] = placed.clamp(0, 1)
-    drop = _smooth_noise(brain.shape, 12, generator) > torch.distributions.Normal(0, 1).icdf(torch.tensor(keep))
+    drop = _smooth_noise(brain.shape, 12, generator) > torch.distributions.Normal(0, 1).icdf(
+        torch.tensor(keep)
+    )
     allowed = F.max_pool3d(white.float()[None, None], 3, stride=1, padding=1)[0, 0]
     return torch.where(drop, 0.0, out) * allowed
 
 
-def _add_blob(out: Tensor, centre: Tensor, radius: float, roughness: Tensor, generator: torch.Generator) -> None:
+def _add_blob(
+    out: Tensor, centre: Tensor, radius: float, roughness: Tensor, generator: torch.Generator
+) -> None:
     reach = math.ceil(radius * 1.8) + 1
     box = tuple(
-        slice(max(0, int(c) - reach), min(n, int(c) + reach + 1)) for c, n in zip(centre, out.shape, strict=True)
+        slice(max(0, int(c) - reach), min(n, int(c) + reach + 1))
+        for c, n in zip(centre, out.shape, strict=True)
     )
-    axes = [torch.arange(s.start, s.stop, dtype=torch.float32) - float(c) for s, c in zip(box, centre, strict=True)]
+    axes = [
+        torch.arange(s.start, s.stop, dtype=torch.float32) - float(c)
+        for s, c in zip(box, centre, strict=True)
+    ]
     stretch = uniform(generator, 3, 0.7, 1.4)
     x, y, z = torch.meshgrid(*axes, indexing="ij")
     distance = torch.sqrt((x * stretch[0]) ** 2 + (y * stretch[1]) ** 2 + (z * stretch[2]) ** 2)
