@@ -1,1 +1,1 @@
-"""Nipype nodes: files in, one call into a room below, files out."""
+"""Nipype nodes: thin; files in, one call into a room below, files out."""

@@ -1,0 +1,92 @@
+"""The process pool: a killed worker ends its step, not the run."""
+
+from pathlib import Path
+
+import pytest
+from nipype.interfaces.utility import Function
+from nipype.pipeline import engine as pe
+
+from bidsrep.settings import Settings
+from bidsrep.workflows.execution import configure_nipype, make_plugin, read_crashes
+from bidsrep.workflows.plugins import MultiProcPlugin
+
+
+def _kill_self(value: int) -> int:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def _refuse(value: int) -> int:
+    from bidsrep.errors import ImageError
+
+    raise ImageError("scan.nii.gz", "is empty", "Copy it again")
+
+
+def _pass(value: int) -> int:
+    return value
+
+
+def _run(tmp_path: Path, processes: int = 2, **functions: list) -> Path:
+    """Run chains of one-line nodes on the pool; give the folder of the crash files."""
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=2)
+    crash_dir = tmp_path / "log"
+    configure_nipype(settings, crash_dir)
+    workflow = pe.Workflow("test_wf", base_dir=str(tmp_path / "work"))
+    for name, chain in functions.items():
+        before = None
+        for step, function in enumerate(chain):
+            node = pe.Node(Function(["value"], ["out"], function=function), name=f"{name}{step}")
+            node.inputs.value = 1
+            workflow.add_nodes([node])
+            if before is not None:
+                workflow.connect(before, "out", node, "value")
+            before = node
+    _, arguments = make_plugin(settings)
+    with pytest.raises(RuntimeError):
+        workflow.run(plugin=MultiProcPlugin(plugin_args=arguments | {"n_procs": processes}))
+    return crash_dir
+
+
+def test_a_killed_worker_does_not_hang_the_run(tmp_path):
+    crash_dir = _run(tmp_path, bad=[_kill_self, _pass])
+    (crash,) = read_crashes(crash_dir)
+    assert crash.node == "test_wf.bad0"
+    assert "killed" in crash.message
+
+
+def test_steps_after_a_killed_worker_run_in_a_new_pool(tmp_path):
+    _run(tmp_path, processes=1, bad=[_kill_self], good=[_pass, _pass], late=[_pass, _pass])
+    finished = {p.parent.name for p in (tmp_path / "work" / "test_wf").glob("*/result_*.pklz")}
+    assert finished == {"good0", "good1", "late0", "late1"}
+
+
+def test_a_refusal_is_told_in_its_own_words(tmp_path):
+    crash_dir = _run(tmp_path, bad=[_refuse, _pass], good=[_pass, _pass])
+    (crash,) = read_crashes(crash_dir)
+    assert crash.message == "scan.nii.gz: is empty. Copy it again."
+    assert len(list((tmp_path / "work" / "test_wf").glob("good*/result_*.pklz"))) == 2
+
+
+def test_one_process_runs_in_line(tmp_path):
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=1)
+    assert make_plugin(settings) == ("Linear", {})
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "plugin_args: {}", "plugin: [", ""])
+def test_a_bad_plugin_file_is_named(tmp_path, text):
+    from bidsrep.errors import UsageError
+
+    path = tmp_path / "plugin.yml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"plugin\.yml"):
+        make_plugin(Settings(bids_dir=tmp_path, out_dir=tmp_path, use_plugin=path))
+
+
+def test_a_plugin_file_wins(tmp_path):
+    path = tmp_path / "plugin.yml"
+    path.write_text("plugin: SLURM\nplugin_args: {max_jobs: 3}\n")
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, use_plugin=path)
+    assert make_plugin(settings) == ("SLURM", {"max_jobs": 3})

@@ -1,0 +1,142 @@
+"""How a graph is run: Nipype's configuration, the plugin, and what the crash files say afterwards."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bidsrep.errors import UsageError
+from bidsrep.settings import Settings
+
+POLL_S = 0.02
+"""How often finished steps are looked for; Nipype's default of 2 s costs seconds per scan."""
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+AFTERTHOUGHTS = ("When creating this crashfile", "During the creation of this crashfile")
+"""What Nipype appends to the traceback of a step that left no result."""
+
+
+@dataclass(frozen=True)
+class Crash:
+    """One failed step: the node's full name, the message, and the file that holds the traceback."""
+
+    node: str
+    message: str
+    path: Path
+
+
+def configure_nipype(settings: Settings, crash_dir: Path) -> None:
+    """Set Nipype up for a run.
+
+    Must be called before any workflow is built: a workflow copies the configuration when it is made.
+    """
+    os.environ["NO_ET"] = os.environ["NIPYPE_NO_ET"] = "1"  # read at the first interface: no look-up
+    from nipype import config
+    from nipype import logging as nipype_logging
+
+    config.update_config(
+        {
+            "execution": {
+                "crashdump_dir": str(crash_dir),
+                "crashfile_format": "txt",
+                "poll_sleep_duration": POLL_S,
+                "stop_on_first_crash": settings.stop_on_first_crash,
+                "check_version": False,
+                "create_report": False,
+                "get_linked_libs": False,
+                "hash_method": "timestamp",
+                "remove_unnecessary_outputs": False,
+            },
+            "logging": {"log_to_file": False},
+            "monitoring": {
+                "enabled": settings.resource_monitor,
+                "sample_frequency": 0.5,
+                "summary_append": True,
+            },
+        }
+    )
+    # Failures are told once, in one line each, by the run itself; their tracebacks are in the crash files.
+    level = (logging.CRITICAL, logging.WARNING, logging.INFO)[min(settings.verbose, 2)]
+    for name in ("workflow", "interface", "utils"):
+        nipype_logging.getLogger(f"nipype.{name}").setLevel(level)
+
+
+@contextmanager
+def thread_limits(settings: Settings) -> Iterator[None]:
+    """Tell this process and its workers how many threads one step may use."""
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(settings.omp_nthreads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def make_plugin(settings: Settings, gpus: int = 0) -> tuple[Any, dict[str, Any]]:
+    """Choose the Nipype plugin and its arguments.
+
+    Parameters
+    ----------
+    settings : Settings
+        ``use_plugin`` names a YAML or JSON file that wins; otherwise ``nprocs`` decides.
+    gpus : int
+        How many steps may use a GPU at the same time.
+    """
+    if settings.use_plugin:
+        return _plugin_of_file(settings.use_plugin)
+    if settings.nprocs == 1:
+        return "Linear", {}
+    from bidsrep.workflows.plugins import MultiProcPlugin
+
+    arguments = {
+        "n_procs": settings.nprocs,
+        "memory_gb": settings.mem_gb,
+        "n_gpu_procs": gpus,
+        "raise_insufficient": False,
+        "scheduler": "tsort",
+        "mp_context": "forkserver",  # CUDA cannot be used in a forked process
+    }
+    return MultiProcPlugin(plugin_args=arguments), arguments
+
+
+def _plugin_of_file(path: Path) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return str(values["plugin"]), dict(values.get("plugin_args") or {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        msg = (
+            f"--use-plugin {path}: cannot be read as a plugin file ({type(error).__name__}: {error}). "
+            "It must be YAML or JSON with the key 'plugin' and, if needed, 'plugin_args'."
+        )
+        raise UsageError(msg) from error
+
+
+def read_crashes(folder: Path) -> list[Crash]:
+    """Read the crash files of one run, oldest first; a folder that does not exist has none."""
+    return [_read_crash(path) for path in sorted(folder.glob("crash-*.txt"))]
+
+
+def _read_crash(path: Path) -> Crash:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for afterthought in AFTERTHOUGHTS:
+        text = text.partition(afterthought)[0]
+    lines = [line.strip() for line in text.splitlines()]
+    node = next((line.removeprefix("Node:").strip() for line in lines if line.startswith("Node:")), "")
+    told = [line for line in lines if line]
+    return Crash(node, _without_class(told[-1]) if told else "", path)
+
+
+def _without_class(line: str) -> str:
+    """Drop the exception's class from the last line of a traceback: ``bidsrep.errors.ImageError: ...``."""
+    name, separator, rest = line.partition(": ")
+    return rest if separator and name.replace(".", "").replace("_", "").isalnum() and rest else line

@@ -1,0 +1,137 @@
+"""What makes a second run do no work: a record, beside the results, of what they were made from.
+
+Each session has one per model, ``sub-01/[ses-A/]log/completed-pepsi.json``. It is written when every
+planned file is there, and does not depend on the work folder. The work is left alone if the record says
+the same inputs, settings, weights and version as the run at hand, and its files are as recorded.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bidsrep import __version__
+from bidsrep.bids.files import sha256_file, write_json
+from bidsrep.bids.names import session_dir
+from bidsrep.bids.scans import Session
+from bidsrep.settings import Settings
+from bidsrep.workflows.plan import ModelSpec, SessionPlan
+
+DECISIVE = (
+    "tasks",
+    "save_features",
+    "target_contrast",
+    "skull_strip",
+    "skull_strip_method",
+    "template",
+    "resolution",
+    "anatomical_reference",
+    "bias_correct",
+    "output_spaces",
+    "lesion_threshold",
+    "min_lesion_volume",
+    "random_seed",
+    "precision",
+    "sloppy",
+)
+"""Settings that change what is written; the others say where, how fast and with which machine."""
+
+NEVER_DONE = "not done before"
+
+
+def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict[str, Any]:
+    """Describe everything that one model's results in a session depend on; `plan` is for it alone."""
+    values = settings.to_dict()
+    inputs = [scan.scan.path for scan in plan.scans]
+    inputs += [scan.given_mask.path for scan in plan.scans if scan.given_mask]
+    return {
+        "version": __version__,
+        "settings": {name: values.get(name) for name in DECISIVE},
+        "weights": {model.name: model.entry.get("WeightsSHA256"), **model.other_weights},
+        "inputs": {path.name: _state(path) for path in inputs},
+        "files": sorted(_relative(path, settings.out_dir) for path in plan.paths()),
+    }
+
+
+def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: Path) -> str | None:
+    """Say why a model's results must be computed (again); None if all is there and up to date."""
+    record = _read(ledger_path(out_dir, session, model))
+    if record is None:
+        return NEVER_DONE
+    before = record["fingerprint"]
+    for part, noun in (("inputs", "input"), ("settings", "setting"), ("weights", "weights of")):
+        changed = _changed(before.get(part, {}), wanted[part])
+        if changed:
+            return f"{noun} {', '.join(changed)} changed"
+    if before.get("version") != wanted["version"]:
+        return f"made by version {before.get('version')}, this is {wanted['version']}"
+    if before.get("files") != wanted["files"]:
+        return "other files are wanted"
+    for name, state in record["outputs"].items():
+        path = out_dir / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if not _unchanged(path, state):
+            return f"{name} was changed"
+    return None
+
+
+def record_completed(
+    session: Session, model: str, wanted: Mapping[str, Any], paths: Sequence[Path], out_dir: Path
+) -> Path:
+    """Write that a model is done with a session, and drop what an earlier, different run left of it."""
+    path = ledger_path(out_dir, session, model)
+    outputs = {_relative(p, out_dir): _state(p) | {"mtime_ns": p.stat().st_mtime_ns} for p in sorted(paths)}
+    earlier = (_read(path) or {}).get("outputs", {})
+    for name in earlier.keys() - outputs.keys():
+        _remove(out_dir / name)
+    write_json(path, {"fingerprint": wanted, "outputs": outputs})
+    return path
+
+
+def missing_files(paths: Iterable[Path]) -> list[Path]:
+    """List the planned files that are not there."""
+    return [path for path in paths if not path.is_file()]
+
+
+def ledger_path(out_dir: Path, session: Session, model: str) -> Path:
+    """Give the place of the record of one model in a session."""
+    return session_dir(out_dir, session, "log") / f"completed-{model}.json"
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        return {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    except OSError:  # reading it in the graph says what is wrong; it just never counts as done
+        return {"size": None, "sha256": None}
+
+
+def _unchanged(path: Path, state: Mapping[str, Any]) -> bool:
+    """Compare a file with its record; the content is read only where size and time do not settle it."""
+    now = path.stat()
+    if now.st_size != state["size"]:
+        return False
+    return now.st_mtime_ns == state["mtime_ns"] or sha256_file(path) == state["sha256"]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        complete = {"fingerprint", "outputs"} <= record.keys()
+    except (OSError, ValueError, AttributeError):
+        return None
+    return record if complete else None
+
+
+def _remove(path: Path) -> None:
+    """Delete a file of an earlier run that the present one does not make, unless it lies elsewhere."""
+    if ".." not in path.parts:
+        path.unlink(missing_ok=True)
+
+
+def _relative(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()

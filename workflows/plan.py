@@ -1,0 +1,263 @@
+"""What a run will write, and why: decided before anything is computed, from the scans and the settings alone.
+
+The graph, the dry run and the resuming of a run all read the same plan, so they cannot disagree.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bidsrep.bids.derivatives import Given, find_brain_mask
+from bidsrep.bids.names import output_path, sidecar_path
+from bidsrep.bids.outputs import Output, brain_mask, output, preproc
+from bidsrep.bids.reference import choose_reference
+from bidsrep.bids.scans import Scan, Session
+from bidsrep.bids.sidecars import build_sidecar
+from bidsrep.bids.uris import DatasetRoots
+from bidsrep.settings import Settings
+
+LESION = "lesion"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the plan must know of a model.
+
+    Parameters
+    ----------
+    name : str
+        As on the command line.
+    outputs : tuple of str
+        What it predicts: contrasts (``T1w``, ``FLAIR``) and ``lesion``.
+    entry : mapping
+        The ``Model`` block of the sidecars.
+    width : int
+        Channels of its features at full resolution, which decide the memory it takes.
+    other_weights : mapping
+        Name to sha256 of further weights its results depend on: the brain mask's.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    entry: Mapping[str, str] = field(default_factory=dict)
+    width: int = 64
+    other_weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to be written: where, why, and what stands in the JSON beside it (None: no JSON)."""
+
+    path: Path
+    reason: str
+    sidecar: Mapping[str, Any] | None = None
+
+
+Files = Mapping[str, PlannedFile]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one model makes of one scan; `files` by role: an output of the model, ``lesion_mask``, ..."""
+
+    model: ModelSpec
+    files: Files
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """What is made of one scan; `files` by role: ``preproc``, ``mask``, ``xfm`` and figures."""
+
+    scan: Scan
+    is_reference: bool
+    files: Files
+    predictions: tuple[Prediction, ...] = ()
+    given_mask: Given | None = None
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """What is made of one session; `metrics` by model."""
+
+    session: Session
+    scans: tuple[ScanPlan, ...]
+    metrics: Files = field(default_factory=dict)
+
+    @property
+    def reference(self) -> ScanPlan:
+        """The scan whose grid the others are brought to."""
+        return next(plan for plan in self.scans if plan.is_reference)
+
+    def planned(self) -> Iterator[PlannedFile]:
+        """Go through every file of the session, in the order it is made."""
+        for scan in self.scans:
+            yield from scan.files.values()
+            for prediction in scan.predictions:
+                yield from prediction.files.values()
+        yield from self.metrics.values()
+
+    def paths(self) -> list[Path]:
+        """List the paths of all files, sidecars included."""
+        paths = []
+        for file in self.planned():
+            paths.append(file.path)
+            if file.sidecar is not None:
+                paths.append(sidecar_path(file.path))
+        return paths
+
+
+def plan_session(
+    session: Session, settings: Settings, models: Sequence[ModelSpec], without: Sequence[Scan] = ()
+) -> SessionPlan | None:
+    """Plan one session; None if it has no usable scan.
+
+    Parameters
+    ----------
+    session : Session
+        What was found.
+    settings : Settings
+        The run's settings.
+    models : sequence of ModelSpec
+        The models to apply to every scan.
+    without : sequence of Scan
+        Scans to leave out, because they failed before.
+    """
+    scans = [scan for scan in session.scans if scan not in without]
+    if not scans:
+        return None
+    planner = _Planner(settings, choose_reference(scans, settings.anatomical_reference))
+    ordered = [planner.reference, *(scan for scan in scans if scan != planner.reference)]
+    return SessionPlan(
+        session,
+        tuple(planner.scan(scan, models) for scan in ordered),
+        {model.name: planner.metrics(session, ordered, model) for model in models},
+    )
+
+
+class _Planner:
+    """Names and describes the files of one session."""
+
+    def __init__(self, settings: Settings, reference: Scan) -> None:
+        self.settings, self.reference = settings, reference
+        self.roots = DatasetRoots.of(settings)
+        self.reference_image = preproc(settings.out_dir, reference, reference, settings.resolution).path
+
+    def scan(self, scan: Scan, models: Sequence[ModelSpec]) -> ScanPlan:
+        """Plan everything that is made of one scan."""
+        out_dir, resolution = self.settings.out_dir, self.settings.resolution
+        is_reference = scan == self.reference
+        given = self._given_mask(scan)
+        mask = brain_mask(out_dir, scan, self.reference, resolution)
+        made_of = [scan.path] if given is None else [scan.path, given.path]
+        files = {
+            "preproc": self._file(preproc(out_dir, scan, self.reference, resolution), made_of),
+            "mask": self._file(mask, made_of),
+            "mask_figure": self._figure(
+                scan, "brain", f"Outline of the brain mask on the {scan.suffix} scan"
+            ),
+        }
+        if not is_reference:
+            files["xfm"] = self._file(self._output("xfm", scan), [scan.path, self.reference.path])
+            files["registration_figure"] = self._figure(
+                scan, "registration", f"The {scan.suffix} scan on the reference before and after registration"
+            )
+        predictions = tuple(
+            self._prediction(scan, model, files["preproc"].path, files.get("xfm")) for model in models
+        )
+        return ScanPlan(scan, is_reference, files, predictions, given)
+
+    def metrics(self, session: Session, scans: Sequence[Scan], model: ModelSpec) -> PlannedFile:
+        """Plan the table of what can be measured about a model's results."""
+        sources = [
+            preproc(self.settings.out_dir, scan, self.reference, self.settings.resolution).path
+            for scan in scans
+        ]
+        table = output("metrics", self.settings.out_dir, session, model=model.name)
+        return self._file(table, sources, model)
+
+    def _prediction(self, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None) -> Prediction:
+        files: dict[str, PlannedFile] = {}
+        for target in self._wanted(model):
+            if target == LESION:
+                files |= self._lesions(scan, model, source, xfm)
+            else:
+                synthetic = self._output("synthetic", scan, model, target)
+                files[target] = self._file(synthetic, [source], model)
+        if self.settings.save_features != "none":
+            files["embedding"] = self._file(self._output("embedding", scan, model), [source], model)
+        if self.settings.save_features == "dense":
+            files["features"] = self._file(self._output("features", scan, model), [source], model)
+        if any(target in files for target in model.outputs if target != LESION):
+            files["synthesis_figure"] = self._figure(
+                scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
+            )
+        return Prediction(model, files)
+
+    def _lesions(
+        self, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None
+    ) -> dict[str, PlannedFile]:
+        limits = {
+            "Threshold": self.settings.lesion_threshold,
+            "MinimumVolume": self.settings.min_lesion_volume,
+            "MinimumVolumeUnits": "ml",
+        }
+        probability = self._output("lesion_probability", scan, model)
+        mask = self._output("lesion_mask", scan, model)
+        files = {
+            LESION: self._file(probability, [source], model),
+            "lesion_mask": self._file(mask, [probability.path], model, **limits),
+            "lesion_figure": self._figure(
+                scan, f"{model.name}Lesions", f"Lesions {model.name} finds on the {scan.suffix} scan"
+            ),
+        }
+        if "native" in self.settings.output_spaces:
+            native = self._output("lesion_mask_native", scan, model)
+            sources = [probability.path, *([xfm.path] if xfm else [])]
+            files["lesion_mask_native"] = self._file(native, sources, model, **limits)
+        return files
+
+    def _wanted(self, model: ModelSpec) -> list[str]:
+        tasks = self.settings.tasks
+        return [name for name in model.outputs if not tasks or name in tasks]
+
+    def _given_mask(self, scan: Scan) -> Given | None:
+        return find_brain_mask(self.settings.derivatives, scan) if self.settings.derivatives else None
+
+    def _output(self, kind: str, scan: Scan, model: ModelSpec | None = None, target: str = "") -> Output:
+        return output(
+            kind,
+            self.settings.out_dir,
+            scan,
+            reference=self.reference,
+            resolution=self.settings.resolution,
+            model=model.name if model else "",
+            target=target,
+        )
+
+    def _file(
+        self, made: Output, sources: Sequence[Path], model: ModelSpec | None = None, **extra: Any
+    ) -> PlannedFile:
+        sidecar = build_sidecar(
+            made,
+            self.roots,
+            sources,
+            reference_image=self.reference_image,
+            resolution=self.settings.resolution,
+            model=model.entry if model else None,
+            **extra,
+        )
+        return PlannedFile(made.path, made.description, sidecar)
+
+    def _figure(self, scan: Scan, desc: str, reason: str) -> PlannedFile:
+        path = output_path(
+            self.settings.out_dir, scan, desc=desc, suffix=scan.suffix, extension=".svg", datatype="figures"
+        )
+        return PlannedFile(path, f"Figure of the report: {reason}")
+
+
+def describe(plan: SessionPlan, root: Path) -> Iterator[str]:
+    """Give one line per file: its path below `root`, and the reason."""
+    for file in plan.planned():
+        beside = " (and .json)" if file.sidecar is not None else ""
+        yield f"{file.path.relative_to(root)}{beside}\t{file.reason}"

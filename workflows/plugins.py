@@ -1,0 +1,95 @@
+"""Nipype's process pool, mended: a killed worker ends its own step instead of hanging the run.
+
+When the kernel kills a worker (out of memory), `concurrent.futures` breaks every future of the pool.
+Nipype 1.11 reads the result inside the done-callback, where the exception is swallowed, and then waits
+for ever. Here the step is reported as failed and the pool is made anew for the steps that follow.
+"""
+
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from nipype.pipeline.plugins import multiproc
+
+PRELOADED = ["nipype.pipeline.plugins.multiproc", "torch"]
+"""What the fork server imports once for all workers; importing torch starts no thread and no CUDA."""
+
+KILLED = (
+    "WorkerKilled: the process that ran this step was killed, most often because memory ran out. "
+    "Use fewer --nprocs, state --mem-gb, or give the job more memory."
+)
+
+
+class MultiProcPlugin(multiproc.MultiProcPlugin):
+    """Run a graph on a pool of processes that survives the death of its workers.
+
+    Takes the plugin arguments of Nipype's own ``MultiProc``.
+    """
+
+    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+        self._context((plugin_args or {}).get("mp_context"))
+        super().__init__(plugin_args=plugin_args)
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run the graph; on an interrupt, stop the workers before passing it on."""
+        try:
+            super().run(graph, config, updatehash=updatehash)
+        except BaseException:
+            self._stop_workers()
+            raise
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
+        self._taskid += 1
+        taskid = self._taskid
+        try:
+            future = self.pool.submit(multiproc.run_node, node, updatehash, taskid)
+        except BrokenProcessPool:
+            self._renew_pool()
+            future = self.pool.submit(multiproc.run_node, node, updatehash, taskid)
+        self._task_obj[taskid] = future
+        future.add_done_callback(partial(self._finished, taskid))
+        return taskid
+
+    def _finished(self, taskid: int, future: Future) -> None:
+        """Keep the result of a task, or say that nobody will ever bring one."""
+        try:
+            self._taskresult[taskid] = future.result()
+        except BaseException as error:  # noqa: BLE001 (a broken pool, a cancelled or unpicklable result)
+            message = KILLED if isinstance(error, BrokenProcessPool) else f"{type(error).__name__}: {error}"
+            self._taskresult[taskid] = {"result": None, "traceback": [message], "taskid": taskid}
+
+    def _renew_pool(self) -> None:
+        self._stop_workers()
+        self.pool = ProcessPoolExecutor(
+            max_workers=self.processors,
+            initializer=multiproc.process_initializer,
+            initargs=(self._cwd,),
+            mp_context=self._context(self.plugin_args.get("mp_context")),
+        )
+
+    def _postrun_check(self) -> None:
+        if getattr(self.pool, "_broken", False):
+            self._stop_workers()
+        else:
+            self.pool.shutdown()
+
+    def _stop_workers(self) -> None:
+        """End the workers at once.
+
+        After an interrupt nobody waits for what they compute. In a broken pool Python ends them itself,
+        but misses one that was being started at that moment, and then waits for it for ever.
+        """
+        workers = list((getattr(self.pool, "_processes", None) or {}).values())
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
+
+    @staticmethod
+    def _context(method: str | None) -> BaseContext:
+        context = get_context(method)
+        if method == "forkserver":
+            context.set_forkserver_preload(PRELOADED)
+        return context
