@@ -21,8 +21,8 @@ ContrastName = Literal["random", "T1w", "T2w", "FLAIR", "PDw"]
 # tables at 1.5 and 3 T through the signal equations; wide enough to hold both field strengths.
 CLINICAL: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "T1w": ((0.05, 0.45), (0.50, 0.82), (0.95, 1.0)),
-    "T2w": ((0.90, 1.25), (0.45, 0.70), (0.28, 0.52)),
-    "FLAIR": ((0.05, 0.50), (0.85, 1.05), (0.58, 0.85)),
+    "T2w": ((0.90, 1.25), (0.40, 0.70), (0.28, 0.50)),
+    "FLAIR": ((0.05, 0.45), (0.90, 1.05), (0.62, 0.89)),
     "PDw": ((0.65, 1.10), (0.85, 1.0), (0.66, 0.85)),
 }
 
