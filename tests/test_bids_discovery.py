@@ -93,7 +93,9 @@ def test_a_folder_that_is_no_dataset_is_refused(make_bids: MakeBids, prepare: Ca
         find(prepare(make_bids(TWO_SUBJECTS)))
 
 
-def test_without_validation_no_description_is_needed_but_subjects_are(make_bids: MakeBids, tmp_path: Path) -> None:
+def test_without_validation_no_description_is_needed_but_subjects_are(
+    make_bids: MakeBids, tmp_path: Path
+) -> None:
     root = make_bids(TWO_SUBJECTS)
     (root / "dataset_description.json").unlink()
     assert len(find(root, skip_bids_validation=True)) == 3
@@ -168,7 +170,9 @@ class TestFilterFile:
         assert self.keys(make_bids, {"T1w": {"acq": "*"}}, modalities=("T1w",)) == ["acq-mp_T1w"]
 
     def test_lists_and_query_names_work_as_in_fmriprep(self, make_bids: MakeBids) -> None:
-        keys = self.keys(make_bids, {"t1w": {"ceagent": ["gad", None], "acq": "Query.NONE"}}, modalities=("T1w",))
+        keys = self.keys(
+            make_bids, {"t1w": {"ceagent": ["gad", None], "acq": "Query.NONE"}}, modalities=("T1w",)
+        )
         assert keys == ["T1w", "ce-gad_T1w"]
 
     def test_runs_are_compared_as_numbers(self, make_bids: MakeBids) -> None:
