@@ -40,8 +40,8 @@ class LesionMask(SimpleInterface):
     output_spec = LesionMaskOutputSpec
 
     def _run_interface(self, runtime):  # noqa: ANN001, ANN202 (nipype's signature)
-        from bidsrep.imaging.components import drop_small
         from bidsrep.imaging.grids import Grid
+        from bidsrep.imaging.lesions import find_lesions
         from bidsrep.imaging.resample import resample
         from bidsrep.imaging.transforms import read_itk
         from bidsrep.imaging.volume import Volume
@@ -52,11 +52,14 @@ class LesionMask(SimpleInterface):
             if isdefined(self.inputs.transform):
                 matrix = np.linalg.inv(read_itk(self.inputs.transform))
             probability = resample(probability, Grid.load(self.inputs.native_file), matrix)
-        brain = Volume.load(self.inputs.mask_file).data > 0
-        lesions = (probability.data >= self.inputs.threshold) & brain
-        # With a threshold of 0 every voxel of the brain counts, but still none outside the prediction.
-        lesions &= probability.data > 0
-        lesions = drop_small(lesions, probability.voxel_ml, self.inputs.min_volume)
-        out_file = probability.replace(lesions).save(Path(runtime.cwd) / "lesions.nii", np.uint8, atomic=False)
+        lesions = find_lesions(
+            probability.data,
+            probability.voxel_ml,
+            self.inputs.threshold,
+            self.inputs.min_volume,
+            within=Volume.load(self.inputs.mask_file).data > 0,
+        )
+        out = probability.replace(lesions.mask)
+        out_file = out.save(Path(runtime.cwd) / "lesions.nii", np.uint8, atomic=False)
         self._results["out_file"] = str(out_file)
         return runtime
