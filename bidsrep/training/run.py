@@ -97,7 +97,7 @@ def pretrain(
         max_steps=recipe.iterations,
         max_time=timedelta(minutes=max_minutes) if max_minutes else None,
         gradient_clip_val=recipe.optimiser.clip_norm or None,
-        logger=CSVLogger(out, name="log", version=""),
+        logger=CSVLogger(out, name="log"),
         callbacks=callbacks,
         enable_progress_bar=progress,
         enable_model_summary=False,
@@ -105,7 +105,7 @@ def pretrain(
         use_distributed_sampler=False,
         num_nodes=int(os.environ.get("SLURM_NNODES", "1")),
     )
-    trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last
 
