@@ -55,7 +55,9 @@ class TestInvariance:
 
     def test_unrelated_features_score_about_zero(self):
         other = RNG.normal(0, 1, self.features.shape)
-        score = compare_features(self.lattice(self.features, 1), self.lattice(other, 1))["contrast_invariance"]
+        score = compare_features(self.lattice(self.features, 1), self.lattice(other, 1))[
+            "contrast_invariance"
+        ]
         assert abs(score) < 0.1
 
     def test_a_common_offset_does_not_raise_the_score(self):
@@ -70,6 +72,15 @@ class TestInvariance:
         spoiled = np.where(half, self.features, 0)
         result = compare_features(self.lattice(self.features), FeatureLattice.sample(spoiled, half, 2))
         assert result["contrast_invariance"] == pytest.approx(1, abs=1e-6)
+
+    def test_a_cropped_array_gives_the_same_lattice(self):
+        inner = np.zeros_like(BRAIN)
+        inner[2:7, 1:8, 3:6] = True
+        box = (slice(1, 7), slice(1, 8), slice(3, 7))
+        whole = FeatureLattice.sample(self.features, inner, 2)
+        part = FeatureLattice.sample(self.features[(slice(None), *box)], inner, 2, box)
+        assert np.array_equal(whole.voxels, part.voxels)
+        assert np.array_equal(whole.features, part.features)
 
     def test_nothing_in_common_is_nan(self):
         empty = FeatureLattice.sample(self.features, ~BRAIN, 2)

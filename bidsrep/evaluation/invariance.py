@@ -28,11 +28,25 @@ class FeatureLattice:
     features: np.ndarray
 
     @classmethod
-    def sample(cls, features: np.ndarray, mask: np.ndarray, step: int = 4) -> Self:
-        """Take every `step`-th voxel along each axis of `features` (C, X, Y, Z) inside `mask` (X, Y, Z)."""
+    def sample(
+        cls,
+        features: np.ndarray,
+        mask: np.ndarray,
+        step: int = 4,
+        box: tuple[slice, ...] = (slice(None),) * 3,
+    ) -> Self:
+        """Take every `step`-th voxel of the grid along each axis, inside a mask.
+
+        Parameters
+        ----------
+        features : ndarray, (C, X', Y', Z')
+            Features of the part of the grid that `box` cuts out.
+        mask : ndarray, (X, Y, Z)
+            The brain, on the whole grid; it must lie inside `box`.
+        """
         chosen = np.zeros(mask.shape, dtype=bool)
         chosen[::step, ::step, ::step] = mask[::step, ::step, ::step] > 0
-        return cls(np.flatnonzero(chosen), features[:, chosen].T)
+        return cls(np.flatnonzero(chosen), features[:, chosen[box]].T)
 
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the table (``.npz``); features are kept in half precision."""

@@ -20,7 +20,9 @@ class LesionMaskInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask, on the grid of the output")
     native_file = File(exists=True, desc="the conformed scan: its grid is used instead of the reference's")
     transform = File(exists=True, desc="ITK text transform from the scan to the reference")
-    threshold = traits.Range(0.0, 1.0, value=0.5, usedefault=True, desc="probability from which a voxel counts")
+    threshold = traits.Range(
+        0.0, 1.0, value=0.5, usedefault=True, desc="probability from which a voxel counts"
+    )
     min_volume = traits.Float(0.0, usedefault=True, desc="smaller lesions are dropped, ml")
 
 

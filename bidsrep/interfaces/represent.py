@@ -1,0 +1,139 @@
+"""One scan through one network: features once, and everything that follows from them."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    Str,
+    TraitedSpec,
+    traits,
+)
+
+MARGIN_VOXELS = 8
+LESION = "lesion"
+NOT_USABLE = "cannot be given to {} ({})"
+REMEDY = "Look at its brain mask in the report; give a better one with --derivatives, or exclude the scan"
+
+
+class RepresentInputSpec(BaseInterfaceInputSpec):
+    """Inputs of `Represent`."""
+
+    in_file = File(exists=True, mandatory=True, desc="the preprocessed scan, on the reference grid")
+    mask_file = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    model = Str(mandatory=True, desc="name of the model")
+    weights = File(exists=True, mandatory=True, nohash=True, desc="its weights")
+    weights_sha256 = Str(desc="what identifies the weights")
+    lesion_threshold = traits.Float(0.5, usedefault=True, desc="for the region 'lesion' of the embedding")
+    min_lesion_volume = traits.Float(0.01, usedefault=True, desc="ml; for the same")
+    regional = traits.Bool(True, usedefault=True, desc="average the features over regions")
+    dense = traits.Bool(False, usedefault=True, desc="keep the features of every voxel")
+    source = Str(nohash=True, desc="the scan in the dataset, for messages")
+    device = Str("cpu", usedefault=True, nohash=True, desc="cpu, cuda or cuda:N")
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="tells the scheduler that it takes a GPU")
+    precision = Str("auto", usedefault=True, desc="auto, fp32 or bf16")
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads of this step")
+
+
+class RepresentOutputSpec(TraitedSpec):
+    """Outputs of `Represent`."""
+
+    images = traits.Dict(Str, File(exists=True), desc="every prediction, on the grid of the input")
+    lattice = File(exists=True, desc="features of every fourth voxel along each axis, to compare scans by")
+    embedding = File(exists=True, desc="features averaged over regions, TSV")
+    features = File(exists=True, desc="features of every voxel, 4D")
+
+
+class Represent(SimpleInterface):
+    """Compute the features of a scan in one pass, and stream every head from them."""
+
+    input_spec = RepresentInputSpec
+    output_spec = RepresentOutputSpec
+
+    def _run_interface(self, runtime):  # noqa: ANN001, ANN202 (nipype's signature)
+        from bidsrep.errors import ImageError
+        from bidsrep.evaluation.invariance import FeatureLattice
+        from bidsrep.imaging.grids import bounding_box, uncrop
+        from bidsrep.imaging.volume import Volume
+
+        folder = Path(runtime.cwd)
+        scan, mask = Volume.load(self.inputs.in_file), Volume.load(self.inputs.mask_file).data > 0
+        try:
+            box = bounding_box(mask, MARGIN_VOXELS)
+            features, predicted = self._compute(scan.data[box], mask[box])
+        except ValueError as error:  # an empty brain, or one too small for the network
+            problem = NOT_USABLE.format(self.inputs.model, error)
+            raise ImageError(self.inputs.source or self.inputs.in_file, problem, REMEDY) from error
+        lattice = FeatureLattice.sample(features, mask, box=box)
+        self._results["lattice"] = str(lattice.save(folder / "lattice.npz"))
+        if self.inputs.regional:
+            embedding = self._embed(features, predicted, mask[box], scan.voxel_ml, folder)
+            self._results["embedding"] = str(embedding)
+        if self.inputs.dense:
+            from bidsrep.imaging.channels import save_channels
+
+            channels = (uncrop(np.where(mask[box], channel, 0), box, mask.shape) for channel in features)
+            path = save_channels(folder / "features.nii.gz", np.stack(list(channels)), scan.affine)
+            self._results["features"] = str(path)
+        self._results["images"] = {
+            name: str(scan.replace(uncrop(image, box, mask.shape)).save(folder / f"{name}.nii", atomic=False))
+            for name, image in predicted.items()
+        }
+        return runtime
+
+    def _compute(self, data: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Give the features (C, X, Y, Z) and the predictions (X, Y, Z; 0 outside the brain) of a scan."""
+        import torch
+
+        from bidsrep.imaging.normalise import normalise
+
+        torch.set_num_threads(self.inputs.num_threads)
+        model = _model(self.inputs.model, self.inputs.weights, self.inputs.device, self.inputs.precision)
+        volume = torch.from_numpy(normalise(data, mask))[None, None]
+        with torch.inference_mode():
+            features = model.features(volume)
+            predicted = model.predict_from(features, volume)
+        images = {
+            name: np.where(mask, value[0, 0].float().cpu().numpy(), 0) for name, value in predicted.items()
+        }
+        return features[0].float().cpu().numpy(), images
+
+    def _embed(
+        self,
+        features: np.ndarray,
+        predicted: dict[str, np.ndarray],
+        mask: np.ndarray,
+        voxel_ml: float,
+        folder: Path,
+    ) -> Path:
+        """Write the embedding: one region a row; its size, then one channel a column."""
+        import pandas as pd
+
+        from bidsrep.imaging.lesions import find_lesions
+        from bidsrep.imaging.regions import regional_means, standard_regions
+
+        lesions = None
+        if LESION in predicted:
+            limits = self.inputs.lesion_threshold, self.inputs.min_lesion_volume
+            lesions = find_lesions(predicted[LESION], voxel_ml, *limits, within=mask).mask
+        regions = standard_regions(predicted["T1w"], mask, lesions)
+        means, voxels = regional_means(features, regions)
+        columns = [f"channel{n:02d}" for n in range(means.shape[1])]
+        table = pd.DataFrame(means, columns=columns)
+        table.insert(0, "region", list(regions))
+        table.insert(1, "volume", [f"{n * voxel_ml:.3f}" for n in voxels])
+        path = folder / "embedding.tsv"
+        table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
+        return path
+
+
+@lru_cache(maxsize=2)
+def _model(name: str, weights: str, device: str, precision: str) -> Any:
+    """Load a model once per process."""
+    from bidsrep.models.registry import load_model
+
+    return load_model(name, weights=weights, device=device, precision=precision)
