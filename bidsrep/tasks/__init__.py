@@ -1,1 +1,1 @@
-"""The heads: what each predicts, its loss, and how its output becomes a file."""
+"""The heads: one task, one file (what it predicts, its activation, what file its output becomes)."""

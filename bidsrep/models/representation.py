@@ -1,0 +1,150 @@
+"""What all representation models share: weights in, features and predictions out.
+
+Images are ``(B, 1, X, Y, Z)`` float32 on a 1 mm RAS grid, cropped to the brain and normalised
+(`bidsrep.imaging.normalise`); features ``(B, C, X, Y, Z)``. Whole volumes only: GroupNorm makes every
+feature depend on all of the volume, so tiles would give other features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bidsrep.errors import InputError, WeightsError
+from bidsrep.models.lean import lean_features
+from bidsrep.models.network import Network
+from bidsrep.tasks.task import Task
+
+LOGGER = logging.getLogger("bidsrep.models")
+
+PLAIN_BELOW_BYTES = 256 * 2**20
+"""Up to here the plain forward is used: the reference's numbers to the last bit, and nothing to save."""
+BYTES_PER_VOXEL_AND_MAP = 48  # of a plain forward, measured with five levels
+
+OUT_OF_MEMORY = (
+    "%s: the memory of %s does not suffice for a volume of %s voxels; going on with the CPU, which is slower"
+)
+WRONG_SHAPE = "a volume is (X, Y, Z) or (B, 1, X, Y, Z), got {}"
+TOO_SMALL = "the volume has {} voxels, but {} needs at least {} along every axis"
+NO_TASK = "{}: these weights predict {}, not {}"
+
+
+class RepresentationModel:
+    """A network with its weights, ready to be used.
+
+    Parameters
+    ----------
+    network
+        Backbone and heads, with weights.
+    card
+        The weights' card.
+    device
+        Where to compute; a CUDA device that runs out of memory is replaced by the CPU, with a warning.
+    dtype
+        ``torch.float32`` or ``torch.bfloat16``: type of the multiplications; results are float32.
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[Task, ...]]
+
+    def __init__(
+        self,
+        network: Network,
+        card: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.card = dict(card)
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    @property
+    def outputs(self) -> tuple[Task, ...]:
+        """The tasks that these weights have a head for, in the order of the method's tasks."""
+        head = self.network.head
+        return tuple(
+            task
+            for task in self.tasks
+            if task.head in head.outputs and task.with_image == (task.head in head.with_image)
+        )
+
+    def features(self, volume: Tensor | np.ndarray) -> Tensor:
+        """Features ``(B, C, X, Y, Z)`` float32 of images ``(B, 1, X, Y, Z)`` (or one, ``(X, Y, Z)``).
+
+        Raises
+        ------
+        InputError
+            If the volume is not such an array, or too small for the network's depth.
+        """
+        return self._features(self._batch(volume)).float()
+
+    def predict(self, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Predict every output (or only ``tasks``) of images ``(B, 1, X, Y, Z)``.
+
+        Returns
+        -------
+        dict
+            By the task's name, ``(B, 1, X, Y, Z)`` each; the dense features are not kept.
+        """
+        batch = self._batch(volume)
+        return self.predict_from(self._features(batch), batch, tasks)
+
+    def predict_from(
+        self, features: Tensor, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Predict from features ``(B, C, X, Y, Z)`` computed before, and the images they came from."""
+        wanted = self._wanted(tasks)
+        batch = self._batch(volume).to(features.device)
+        head = self.network.head.to(features.device)
+        with torch.no_grad():
+            raw = head.stream(features, batch)
+            return {task.name: task.predict(raw[task.head]) for task in wanted}
+
+    def _wanted(self, names: Collection[str] | None) -> tuple[Task, ...]:
+        if names is None:
+            return self.outputs
+        have = {task.name: task for task in self.outputs}
+        for name in names:
+            if name not in have:
+                msg = NO_TASK.format(self.card["weights"]["id"], ", ".join(have) or "nothing", name)
+                raise WeightsError(msg)
+        return tuple(have[name] for name in names)
+
+    def _batch(self, volume: Tensor | np.ndarray) -> Tensor:
+        tensor = torch.as_tensor(volume, dtype=torch.float32)
+        if tensor.ndim == 3:
+            tensor = tensor[None, None]
+        if tensor.ndim != 5 or tensor.shape[1] != self.network.backbone.in_channels:
+            raise InputError(WRONG_SHAPE.format(tuple(tensor.shape)))
+        shortest = 2 ** (self.network.backbone.num_levels - 1)
+        if min(tensor.shape[2:]) < shortest:
+            size = "x".join(map(str, tensor.shape[2:]))
+            raise InputError(TOO_SMALL.format(size, self.name, shortest))
+        return tensor
+
+    def _features(self, batch: Tensor) -> Tensor:
+        try:
+            return self._forward(batch.to(self.device))
+        except torch.cuda.OutOfMemoryError:
+            size = "x".join(map(str, batch.shape[2:]))
+            LOGGER.warning(OUT_OF_MEMORY, self.name, self.device, size)
+        # Outside the handler, whose traceback would keep the tensors alive.
+        torch.cuda.empty_cache()
+        self.device = torch.device("cpu")
+        self.network.to(self.device)
+        return self._forward(batch.cpu())
+
+    def _forward(self, batch: Tensor) -> Tensor:
+        backbone = self.network.backbone
+        plain = BYTES_PER_VOXEL_AND_MAP * backbone.f_maps * batch.numel()
+        # cuDNN would round float32 to TF32; who asks for float32 gets it.
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            if self.dtype == torch.float32 and plain <= PLAIN_BELOW_BYTES:
+                return backbone(batch)
+            return lean_features(backbone, batch, self.dtype)

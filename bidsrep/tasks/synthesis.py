@@ -1,0 +1,24 @@
+"""Synthesis of a T1w (Brain-ID, eq. 3; PEPSI's anatomy guidance) and a FLAIR (PEPSI's pathology guidance)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from bidsrep.tasks.task import Task
+
+UNITS = "median of the white matter = 1"
+
+
+def first_channel_above_zero(raw: Tensor) -> Tensor:
+    """Intensity ``(B, 1, X, Y, Z)`` of a raw output: its first channel, negative values set to zero.
+
+    The networks are linear at the end and the targets never negative, so the reference clamps, too
+    (``evaluate_path``). A second channel is the log-variance of a head trained with uncertainty.
+    """
+    return raw[:, :1].clamp(min=0)
+
+
+T1W = Task("T1w", "image", 1, first_channel_above_zero, UNITS, "synthetic", "T1w")
+FLAIR = Task("FLAIR", "aux_image", 1, first_channel_above_zero, UNITS, "synthetic", "FLAIR")
+SUPER_RESOLUTION = Task("superres", "image", 1, first_channel_above_zero, "as the input", "", with_image=True)
+"""Brain-ID's super-resolution: the input's own contrast; same head name as T1w, but it reads the image."""
