@@ -154,7 +154,7 @@ def _scaled(path: str | PathLike[str], image: nib.Nifti1Image) -> np.ndarray:
 
 def _unscaled(path: str | PathLike[str], image: nib.Nifti1Image) -> np.ndarray:
     try:
-        return np.asanyarray(image.dataobj.get_unscaled())  # type: ignore[attr-defined]
+        return np.asanyarray(image.dataobj.get_unscaled())
     except Exception as error:  # too few bytes, unknown byte layouts
         wanted = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
         problem = CUT_SHORT.format(f"the header announces {wanted} bytes of voxels; {brief(error)}")

@@ -38,8 +38,8 @@ class Grid:
     def load(cls, path: str | PathLike[str]) -> "Grid":
         """Read the grid of a 3D image this package wrote, without its voxels."""
         image = nib.load(path)
-        x, y, z = image.shape  # type: ignore[attr-defined]
-        return cls((x, y, z), image.affine)  # type: ignore[attr-defined]
+        x, y, z = image.shape
+        return cls((x, y, z), image.affine)
 
     @property
     def spacing(self) -> np.ndarray:

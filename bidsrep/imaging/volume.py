@@ -70,8 +70,8 @@ class Volume:
         """Read a sane 3D image, e.g. one this package wrote; `conform` is for everything else."""
         try:
             image = nib.load(path)
-            data = np.asanyarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-            affine = image.affine  # type: ignore[attr-defined]
+            data = np.asanyarray(image.dataobj, dtype=np.float32)
+            affine = image.affine
         except Exception as error:  # whatever a broken file makes a decoder raise
             problem = UNREADABLE.format(" ".join(str(error).split()) or type(error).__name__)
             raise ImageError(path, problem, REMEDY_UNREADABLE) from error
