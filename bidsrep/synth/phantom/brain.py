@@ -91,7 +91,8 @@ def sample_lesions(
 ) -> tuple[Lesion, ...]:
     """Draw lesions in supratentorial white matter, most of them close to a ventricle and pointing away from it."""
     height = np.arange(wm.shape[2]) * affine[2, 2] + affine[2, 3]
-    allowed = (wm > 0.9) & (distance > 2) & (height > 0)
+    side = np.arange(wm.shape[0]) * affine[0, 0] + affine[0, 3]
+    allowed = (wm > 0.9) & (distance > 2) & (height > 0) & (np.abs(side) > 8)[:, None, None]
     candidates = np.argwhere(allowed)
     if len(candidates) == 0:
         raise ValueError("no white matter to place lesions in")

@@ -145,11 +145,11 @@ def _airways(canvas: Canvas) -> list[Layer]:
     septum = Ellipsoid((0, 58, -54), (1.2, 34, 17))
     turbinates = [t for z in (-50, -60) for t in mirrored(Tube(((7, 36, z), (7, 72, z)), (4.0, 3.2)))]
     mouth = Tube(((-12, 64, -80), (0, 76, -80), (12, 64, -80)), (1.5, 2.0, 1.5))
-    maxillary = mirrored(Ellipsoid((29, 52, -60), (13, 17, 17)))
+    maxillary, walls = (mirrored(Ellipsoid((29, 52, -60), (13 + w, 17 + w, 17 + w))) for w in (0.0, 1.5))
     layers = [draw(canvas, "mucosa", Ellipsoid((0, 56, -54), (17.5, 33, 19.5)))]
     layers += [draw(canvas, "air", s) for s in (nasal, pharynx, mouth)]
     layers += [draw(canvas, "mucosa", s) for s in (septum, *turbinates)]
-    layers += [draw(canvas, "bone", Ellipsoid(s.centre, (14.5, 18.5, 18.5))) for s in maxillary]
+    layers += [draw(canvas, "bone", s) for s in walls]
     return layers + [draw(canvas, "air", s) for s in maxillary]
 
 
@@ -210,7 +210,11 @@ def _orbits(canvas: Canvas, shape: HeadShape) -> list[Layer]:
         layers.append(draw(canvas, "muscle", Ellipsoid(centre, (r, r, r))))
         layers.append(draw(canvas, "vitreous", Ellipsoid(centre, (r - 1.2, r - 1.2, r - 1.2))))
         layers.append(draw(canvas, "lens", Ellipsoid((x, y + 0.62 * r, z), (4.6, 2.2, 4.6))))
-        nerve = ((sign * 0.9 * shape.eye_distance, y - r, z), (sign * 20.0, 32.0, -31.0), (sign * 8.0, 10.0, -22.0))
+        nerve = (
+            (sign * 0.9 * shape.eye_distance, y - r, z),
+            (sign * 20.0, 32.0, -31.0),
+            (sign * 8.0, 10.0, -22.0),
+        )
         layers.append(draw(canvas, "csf", Tube(nerve, (2.6, 2.4, 2.2))))
         layers.append(draw(canvas, "wm", Tube(nerve, (1.7, 1.7, 1.7))))
     return layers

@@ -101,7 +101,9 @@ def make_person(template: Template, rng: np.random.Generator, lesions: int = 14)
     gm, wm, mask = (_place(volume, template, canvas) for volume in (gm, wm, template.mask))
     mask = mask > 0
     layers = head_layers(mask, canvas, sample_head_shape(rng), rng)
-    layers.append(Layer("gm", canvas.whole, (gm / np.maximum(1 - wm, 1e-3) * 255).clip(0, 255).astype(np.uint8)))
+    layers.append(
+        Layer("gm", canvas.whole, (gm / np.maximum(1 - wm, 1e-3) * 255).clip(0, 255).astype(np.uint8))
+    )
     layers.append(Layer("wm", canvas.whole, (wm * 255).astype(np.uint8)))
     spots = sample_lesions(wm, _place(distance, template, canvas), canvas.affine, lesions, rng)
     return Person(canvas, tuple(layers), _texture(canvas, rng), mask, gm, wm, spots, sample_deformation(rng))

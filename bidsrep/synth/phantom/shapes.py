@@ -59,9 +59,7 @@ class Tube:
     def distance(self, x: Array, y: Array, z: Array) -> Array:
         """Signed distance (mm) to the nearest segment's surface."""
         best: Array | None = None
-        for start, end, r0, r1 in zip(
-            self.points, self.points[1:], self.radii, self.radii[1:], strict=False
-        ):
+        for start, end, r0, r1 in zip(self.points, self.points[1:], self.radii, self.radii[1:], strict=False):
             axis = np.subtract(end, start)
             along = (x - start[0]) * axis[0] + (y - start[1]) * axis[1] + (z - start[2]) * axis[2]
             along = np.clip(along / float(axis @ axis), 0, 1)
