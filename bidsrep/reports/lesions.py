@@ -1,46 +1,32 @@
 """The figure of a lesion map: where the lesions are, how many and how large."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bidsrep.imaging.grids import to_ras
+from bidsrep.imaging.lesions import Lesions, find_lesions
 from bidsrep.imaging.volume import Volume
-from bidsrep.reports.cuts import AXES, LETTER, Cut, Frame, View, cuts_at, plan
+from bidsrep.reports.cuts import AXES, SIDES, Cut, Frame, View, cuts_at, plan
 from bidsrep.reports.panels import MARGIN_MM, Gray, Image, annotate, inside_of, load, place, widen
 from bidsrep.reports.svg import Figure, Strip
 
-VIEWS: tuple[View, ...] = ("axial", "coronal", "sagittal")
+PROJECTIONS: dict[View, str] = {
+    "axial": "from above",
+    "coronal": "from the front",
+    "sagittal": "from the side",
+}
 AXIAL = 7
 APART_MM = 5.0
 """Axial cuts chosen for what they show are at least this far apart."""
 
 
-@dataclass(frozen=True)
-class LesionLoad:
-    """How much lesion a mask holds: in all (ml), the number of lesions, and the largest of them (ml)."""
-
-    volume: float
-    count: int
-    largest: float
-
-    @classmethod
-    def of(cls, mask: Volume) -> "LesionLoad":
-        """Measure a mask; voxels that share a corner belong to one lesion."""
-        from scipy import ndimage
-
-        labels, count = ndimage.label(mask.data > 0.5, structure=np.ones((3, 3, 3)))
-        sizes = np.bincount(labels.ravel())[1:]
-        return cls(
-            float(sizes.sum() * mask.voxel_ml), int(count), float(sizes.max(initial=0) * mask.voxel_ml)
-        )
-
-    def __str__(self) -> str:
-        if not self.count:
-            return "no lesion"
-        lesions = "1 lesion" if self.count == 1 else f"{self.count} lesions"
-        return f"{lesions}, {self.volume:.2f} ml (largest {self.largest:.2f} ml)"
+def describe(lesions: Lesions) -> str:
+    """Say how many lesions there are and how large they are."""
+    if not lesions.count:
+        return "no lesion"
+    number = "1 lesion" if lesions.count == 1 else f"{lesions.count} lesions"
+    return f"{number}, {lesions.total_ml:.2f} ml (largest {lesions.volumes_ml[0]:.2f} ml)"
 
 
 def plot_lesions(
@@ -66,30 +52,16 @@ def plot_lesions(
     """
     background, lesions, mask = load(background), load(lesions), load(mask)
     soft = load(probability) if probability is not None else lesions
-    burden, frame = LesionLoad.of(lesions), Frame.of(mask)
+    found, frame = find_lesions(lesions.data, lesions.voxel_ml, min_volume_ml=0), Frame.of(mask)
+    told = describe(found)
     box = widen(frame.extent(mask.data > 0.5, mask.affine), MARGIN_MM)
-    figure = Figure(
-        title, " · ".join(filter(None, (str(burden), note))), f"Lesions on {title or 'the scan'}: {burden}"
-    )
+    words = " · ".join(filter(None, (told, note)))
+    figure = Figure(title, words, f"Lesions on {title or 'the scan'}: {told}")
     gray = Gray.of(background, inside_of(background, mask))
-    focus = _focus(frame, lesions, box)
-    beside = [*cuts_at(frame, "coronal", focus[1:2], box), *cuts_at(frame, "sagittal", focus[:1], box)]
-    ahead = [cut for view in VIEWS for cut in plan(frame, view, 1, box)]
-    strip, pixel = place(figure, [*ahead, *beside], gutter=True)
-    figure.gutter(strip, "overview", "projections of all,", "the largest lesion")
-    glass = [_project(soft, mask, cut, shape) for cut, shape in zip(ahead, strip.shapes, strict=False)]
-    pictures = [tint(heat) for heat, _ in glass] + [
-        _rgb(gray(cut.sample(background, pixel))) for cut in beside
-    ]
-    figure.pictures(strip, pictures)
-    figure.outlines(strip.part(0, 3), [brain for _, brain in glass], "brain")
-    _overlay(figure, strip.part(3, 5), beside, lesions, pixel)
-    for index, cut in enumerate(ahead):
-        figure.text(strip.left[index] + 5, strip.bottom - 6, f"all {LETTER[cut.view]}", "cap")
-    annotate(figure, strip.part(3, 5), beside)
+    _draw_overview(figure, frame, box, background, gray, lesions, found, mask, soft)
     cuts = cuts_at(frame, "axial", _busiest(frame, lesions, box), box)
     strip, pixel = place(figure, cuts, gutter=True)
-    figure.gutter(strip, "axial", "the most affected" if burden.count else "evenly spread")
+    figure.gutter(strip, "axial", "the most affected" if found.count else "evenly spread")
     figure.pictures(strip, [gray(cut.sample(background, pixel)) for cut in cuts])
     _overlay(figure, strip, cuts, lesions, pixel)
     annotate(figure, strip, cuts)
@@ -102,6 +74,34 @@ def tint(heat: np.ndarray) -> np.ndarray:
     return (ramp * 255).astype(np.uint8)
 
 
+def _draw_overview(
+    figure: Figure,
+    frame: Frame,
+    box: np.ndarray,
+    background: Volume,
+    gray: Gray,
+    lesions: Volume,
+    found: Lesions,
+    mask: Volume,
+    soft: Volume,
+) -> None:
+    """Draw three projections of all lesions, and two cuts through the largest one."""
+    focus = _focus(frame, found, lesions.affine, box)
+    beside = [*cuts_at(frame, "coronal", focus[1:2], box), *cuts_at(frame, "sagittal", focus[:1], box)]
+    ahead = [cut for view in PROJECTIONS for cut in plan(frame, view, 1, box)]
+    strip, pixel = place(figure, [*ahead, *beside], gutter=True)
+    figure.gutter(strip, "overview", "projections of all", *(["+ the largest one"] if found.count else []))
+    glass = [_project(soft, mask, cut, shape) for cut, shape in zip(ahead, strip.shapes, strict=False)]
+    slices = [_rgb(gray(cut.sample(background, pixel))) for cut in beside]
+    figure.pictures(strip, [tint(heat) for heat, _ in glass] + slices)
+    figure.outlines(strip.part(0, 3), [brain for _, brain in glass], "glass")
+    _overlay(figure, strip.part(3, 5), beside, lesions, pixel)
+    for index, cut in enumerate(ahead):
+        figure.text(strip.left[index] + 5, strip.bottom - 6, PROJECTIONS[cut.view], "cap")
+        figure.sides(strip, index, SIDES[cut.view])
+    annotate(figure, strip.part(3, 5), beside)
+
+
 def _overlay(figure: Figure, strip: Strip, cuts: list[Cut], lesions: Volume, pixel: float) -> None:
     figure.begin("over")
     figure.outlines(strip, [cut.sample(lesions, pixel) for cut in cuts], "lesion")
@@ -112,15 +112,11 @@ def _rgb(tile: np.ndarray) -> np.ndarray:
     return np.repeat(tile[..., None], 3, axis=2)
 
 
-def _focus(frame: Frame, lesions: Volume, box: np.ndarray) -> np.ndarray:
+def _focus(frame: Frame, lesions: Lesions, affine: np.ndarray, box: np.ndarray) -> np.ndarray:
     """Find the middle of the largest lesion, or of the box if there is none: (3,), frame mm."""
-    from scipy import ndimage
-
-    labels, count = ndimage.label(lesions.data > 0.5, structure=np.ones((3, 3, 3)))
-    if not count:
+    if not lesions.count:
         return box.mean(axis=0)
-    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    return frame.extent(largest, lesions.affine).mean(axis=0)
+    return frame.extent(lesions.labels == 1, affine).mean(axis=0)
 
 
 def _busiest(frame: Frame, lesions: Volume, box: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-seri
 .cap{font-size:11px;fill:#9fb0c0}.side{font-size:13px;font-weight:700;fill:#ffd479}
 .cap,.side,.tag{paint-order:stroke;stroke:#000;stroke-width:3px;stroke-linejoin:round}
 .line{fill:none;stroke-linejoin:round;stroke-width:1.5px;vector-effect:non-scaling-stroke}
-.brain{stroke:#ffb000}.lesion{stroke:#ff5c6c;fill:#ff5c6c;fill-opacity:.28}.given{stroke:#35d0ff}
+.brain{stroke:#ffb000}.lesion{stroke:#ff5c6c;fill:#ff5c6c;fill-opacity:.28}.glass{stroke:#74818f}
 .tag{font-size:12px;font-weight:600;fill:#fff}
 .over,.flick{transition:opacity .12s}
 svg:hover .over,svg:focus .over{opacity:0}svg:focus{outline:none}
@@ -184,7 +184,7 @@ class Figure:
             '<?xml version="1.0" encoding="UTF-8"?><svg xmlns="http://www.w3.org/2000/svg" '
             f'viewBox="0 0 {_number(WIDTH)} {height}" role="img" tabindex="0">\n'
             f"<title>{escape(self.description)}</title>\n<style>{STYLE}</style>\n"
-            f'<rect width="100%" height="100%" rx="6"/>\n' + "\n".join(self.body) + "\n</svg>\n"
+            f'<rect width="100%" height="100%"/>\n' + "\n".join(self.body) + "\n</svg>\n"
         )
 
     def save(self, out_file: Path) -> Path:

@@ -1,0 +1,52 @@
+"""The group level: collect what all subjects' derivatives say into tables and one page.
+
+Only the derivatives are read, never the raw data, and one subject at a time.
+"""
+
+import csv
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from bidsrep.bids.files import write_text
+from bidsrep.errors import ExitCode, InputError
+from bidsrep.reports.group_page import Cohort, render
+from bidsrep.reports.results import SessionResult, find_subjects, read_subject
+from bidsrep.reports.tables import GroupTables
+from bidsrep.settings import Settings
+
+LOGGER = logging.getLogger("bidsrep")
+NOTHING_MSG = "{}: there are no subjects' results (folders named sub-*). Run the participant level first, or check the path."
+UNREADABLE_MSG = "sub-{}: its results cannot be read and are left out ({})."
+
+
+def run_group(settings: Settings) -> int:
+    """Write the cohort's tables and ``group.html``; give the exit code."""
+    out_dir = settings.out_dir
+    subjects = find_subjects(out_dir) if out_dir.is_dir() else []
+    if settings.participant_label:
+        subjects = [subject for subject in subjects if subject in settings.participant_label]
+    if not subjects:
+        raise InputError(NOTHING_MSG.format(out_dir))
+    cohort = Cohort()
+    with GroupTables(out_dir) as tables:
+        for subject in subjects:
+            for result in _read(out_dir, subject, settings.session_label, cohort):
+                tables.add(result)
+                cohort.sessions.append(result)
+    write_text(out_dir / "group.html", render(out_dir, cohort, tables.written))
+    LOGGER.info(
+        "group: %d subjects, %d sessions; see %s", len(subjects), len(cohort.sessions), out_dir / "group.html"
+    )
+    return ExitCode.OK
+
+
+def _read(out_dir: Path, subject: str, wanted: tuple[str, ...], cohort: Cohort) -> Iterator[SessionResult]:
+    """Read a subject's sessions; one that cannot be read is told, and the others go on."""
+    try:
+        results = read_subject(out_dir, subject)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        LOGGER.warning(UNREADABLE_MSG.format(subject, error))
+        cohort.unreadable.append((subject, f"its results cannot be read ({type(error).__name__})"))
+        return
+    yield from (result for result in results if not wanted or result.session in wanted)

@@ -1,0 +1,98 @@
+"""What the pages know of the metrics: names for people, what they are, and when to warn.
+
+The table is ``data/reports/metrics.yml``; a metric that is not in it is shown under its own name.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from bidsrep.reports.pages import data_file
+from bidsrep.reports.results import Metric, SessionResult
+
+SCAN, MODEL = "scan", "model"
+SYMBOLS = {"": "", "1": "", "degree": "°"}
+LONGEST_UNIT = 6
+"""A unit longer than this is a sentence, which the description of the metric has."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of metric; see the head of ``metrics.yml`` for the fields."""
+
+    name: str
+    title: str
+    short: str = ""
+    text: str = ""
+    scope: str = MODEL
+    plot: bool = False
+    digits: int = 3
+    volume: bool = False
+    low: float = float("-inf")
+    high: float = float("inf")
+    warning: str = ""
+
+    def show(self, metric: Metric, unit: bool = True) -> str:
+        """Write a value as the pages show it; what is no number is shown as it is."""
+        if metric.number is None:
+            return metric.value or "n/a"
+        text = f"{metric.number:,.{self.digits}f}"
+        shown = SYMBOLS.get(metric.unit, f" {metric.unit}" if len(metric.unit) <= LONGEST_UNIT else "")
+        return text + shown if unit else text
+
+    def warn(self, metric: Metric) -> str:
+        """Say in plain words what may be wrong with a value; empty if nothing is."""
+        number = metric.number
+        if number is None or not self.warning or self.low <= number <= self.high:
+            return ""
+        shown = self.show(metric, unit=False)
+        return self.warning.format(value=shown, reference=metric.reference or "the other scan")
+
+
+def measure_of(name: str) -> Measure:
+    """Describe a metric, by the table or by its name alone."""
+    return _table().get(name) or Measure(name, name.replace("_", " ").capitalize())
+
+
+def known_order(names: Iterable[str]) -> list[str]:
+    """Sort names of metrics: those of the table in its order, then the others by name."""
+    order = {name: index for index, name in enumerate(_table())}
+    return sorted(set(names), key=lambda name: (order.get(name, len(order)), name))
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One warning: which scan's result it is about, what it says, and the value that raised it."""
+
+    about: str
+    text: str
+    measure: Measure
+    shown: str
+
+
+def flags_of(result: SessionResult) -> list[Flag]:
+    """Give the warnings of a session, each once."""
+    flags: dict[Flag, None] = {}
+    for metric in result.metrics:
+        measure = measure_of(metric.name)
+        if text := measure.warn(metric):
+            parts = [metric.scan, metric.model if measure.scope == MODEL else ""]
+            about = ", ".join(part for part in parts if part)
+            flags[Flag(about, text, measure, measure.show(metric))] = None
+    return list(flags)
+
+
+def in_short(flags: Iterable[Flag]) -> list[str]:
+    """Sum flags up, one line per measure: ``Brain volume: T1w 760 ml; FLAIR 770 ml``."""
+    lines: dict[str, list[str]] = {}
+    for flag in flags:
+        lines.setdefault(flag.measure.title, []).append(f"{flag.about} {flag.shown}".strip())
+    return [f"{title}: {'; '.join(values)}" for title, values in lines.items()]
+
+
+@cache
+def _table() -> dict[str, Measure]:
+    import yaml
+
+    rows = yaml.safe_load(data_file("metrics.yml").read_text(encoding="utf-8"))
+    return {name: Measure(name, **row) for name, row in rows.items()}

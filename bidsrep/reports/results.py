@@ -1,0 +1,241 @@
+"""What a run left of one subject, read from the derivatives alone: the pages are made from this."""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bidsrep.bids.names import session_dir, sidecar_path
+from bidsrep.bids.scans import KEPT, ParsedName, Session, parse_name
+from bidsrep.reports.crashes import Crash, crashes_of
+
+PREDICTED = re.compile(r"(?P<model>[0-9a-zA-Z+]+)From(?P<suffix>[0-9a-zA-Z+]+)")
+BRAIN = "brain"
+IMAGES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of a metrics table; `value` is the text of the table."""
+
+    model: str
+    scan: str
+    name: str
+    value: str
+    unit: str = ""
+    reference: str = ""
+
+    @property
+    def number(self) -> float | None:
+        """The value as a number, or nothing if it is none."""
+        try:
+            number = float(self.value)
+        except ValueError:
+            return None
+        return number if number == number else None
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model and the weights that were used, as the sidecars tell."""
+
+    name: str
+    weights: str = ""
+    sha256: str = ""
+    status: str = ""
+    licence: str = ""
+
+
+@dataclass
+class ScanResult:
+    """What was made of one scan: `outputs` lists, for every model, what it predicted."""
+
+    key: str
+    suffix: str
+    is_reference: bool = False
+    source: str = ""
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    embeddings: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """What is there of one session; `session` is None in a dataset without sessions."""
+
+    subject: str
+    session: str | None
+    scans: tuple[ScanResult, ...] = ()
+    models: tuple[ModelUse, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    missing: tuple[str, ...] = ()
+    crashes: tuple[Crash, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Such as ``sub-01 ses-A``."""
+        return f"sub-{self.subject}" + (f" ses-{self.session}" if self.session is not None else "")
+
+    @property
+    def status(self) -> str:
+        """One of ``failed`` (a step crashed or nothing is there), ``incomplete`` and ``complete``."""
+        if self.crashes or not self.scans:
+            return "failed"
+        return "incomplete" if self.missing else "complete"
+
+
+def find_subjects(out_dir: Path) -> list[str]:
+    """List the labels of the subjects that have a folder, sorted."""
+    with os.scandir(out_dir) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith("sub-") and entry.is_dir()]
+    return sorted(name.removeprefix("sub-") for name in names)
+
+
+def read_subject(out_dir: Path, subject: str, run_uuid: str | None = None) -> list[SessionResult]:
+    """Read every session of a subject; crashes are those of one run, or else of the newest."""
+    root = out_dir / f"sub-{subject}"
+    children = sorted(path.name for path in root.iterdir() if path.is_dir())
+    sessions: list[str | None] = [name[4:] for name in children if name.startswith("ses-")]
+    found = [read_session(out_dir, subject, session, run_uuid) for session in sessions]
+    if not sessions or "anat" in children:
+        found.insert(0, read_session(out_dir, subject, None, run_uuid))
+    elif shared := crashes_of(root / "log", out_dir, run_uuid):
+        found.append(SessionResult(subject, None, crashes=shared))
+    return found
+
+
+def read_session(
+    out_dir: Path, subject: str, session: str | None, run_uuid: str | None = None
+) -> SessionResult:
+    """Read one session."""
+    place = Session(subject, session)
+    folder = session_dir(out_dir, place)
+    scans: dict[str, ScanResult] = {}
+    models: dict[str, ModelUse] = {}
+    metrics: list[Metric] = []
+    for path, name in _files(folder):
+        desc = name.entities.get("desc", "")
+        if desc == "preproc" and name.extension in IMAGES:
+            scan = scans.setdefault(_key(name, name.suffix), ScanResult(_key(name, name.suffix), name.suffix))
+            scan.is_reference = "space" not in name.entities
+            scan.source = _source(path)
+        elif name.suffix == "metrics" and name.extension == ".tsv":
+            metrics += read_metrics(path, desc)
+        elif match := PREDICTED.fullmatch(desc):
+            _add_prediction(path, name, match["model"], match["suffix"], scans, models)
+    ordered = sorted(scans.values(), key=lambda scan: (not scan.is_reference, scan.key))
+    return SessionResult(
+        subject,
+        session,
+        tuple(ordered),
+        tuple(models[name] for name in sorted(models)),
+        tuple(metrics),
+        tuple(_missing(ordered) + _lost(out_dir, place)),
+        crashes_of(session_dir(out_dir, place, "log"), out_dir, run_uuid),
+    )
+
+
+def read_metrics(path: Path, model: str) -> list[Metric]:
+    """Read a metrics table; columns that are not there are empty."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [
+            Metric(
+                model,
+                *(_plain(row.get(column)) for column in ("scan", "metric", "value", "unit", "reference")),
+            )
+            for row in rows
+        ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; {} if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, ParsedName]]:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        name = parse_name(path.name)
+        if name is not None and name.extension != ".json":
+            yield path, name
+
+
+def _key(name: ParsedName, suffix: str) -> str:
+    return "_".join([*(f"{k}-{name.entities[k]}" for k in KEPT if k in name.entities), suffix])
+
+
+def _add_prediction(
+    path: Path,
+    name: ParsedName,
+    model: str,
+    suffix: str,
+    scans: dict[str, ScanResult],
+    models: dict[str, ModelUse],
+) -> None:
+    if model == BRAIN:
+        return
+    scan = scans.setdefault(_key(name, suffix), ScanResult(_key(name, suffix), suffix))
+    role = name.suffix
+    if label := name.entities.get("label"):
+        native = " on its own grid" if "space" not in name.entities and name.suffix == "mask" else ""
+        role = {"probseg": f"{label} probability", "mask": f"{label} mask{native}"}.get(role, role)
+    elif role in ("dseg", "feat"):
+        role = {"dseg": "segmentation", "feat": "dense features"}[role]
+    roles = scan.outputs.setdefault(model, [])
+    if role not in roles:
+        roles.append(role)
+    if name.suffix == "embedding":
+        scan.embeddings[model] = path
+    if model not in models or not models[model].weights:
+        models[model] = _model_use(model, read_json(sidecar_path(path)).get("Model"))
+
+
+def _model_use(name: str, block: object) -> ModelUse:
+    if not isinstance(block, Mapping):
+        return ModelUse(name)
+    keys = ("Weights", "WeightsSHA256", "WeightsStatus", "License")
+    return ModelUse(name, *(str(block.get(key, "")) for key in keys))
+
+
+def _source(path: Path) -> str:
+    """Name the raw scan, as the sidecar tells."""
+    sources = read_json(sidecar_path(path)).get("Sources")
+    first = sources[0] if isinstance(sources, list) and sources else ""
+    return str(first).rpartition("/")[2]
+
+
+def _missing(scans: list[ScanResult]) -> list[str]:
+    """Find what a model made of one scan of the session and not of another."""
+    made: dict[str, set[str]] = {}
+    for scan in scans:
+        for model, roles in scan.outputs.items():
+            made.setdefault(model, set()).update(roles)
+    return [
+        f"{model}: {role} from {scan.key}"
+        for model in sorted(made)
+        for scan in scans
+        for role in sorted(made[model] - set(scan.outputs.get(model, [])))
+    ]
+
+
+def _lost(out_dir: Path, place: Session) -> list[str]:
+    """Find files that a run recorded as made and that are gone."""
+    lost = []
+    for ledger in sorted(session_dir(out_dir, place, "log").glob("completed-*.json")):
+        outputs = read_json(ledger).get("outputs")
+        names = sorted(outputs) if isinstance(outputs, Mapping) else []
+        lost += [name for name in names if not (out_dir / name).is_file()]
+    return sorted(set(lost))
+
+
+def _plain(value: str | None) -> str:
+    return "" if value in (None, "n/a") else str(value)
