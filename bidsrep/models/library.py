@@ -130,7 +130,7 @@ def find_weights(model: str, weights: str | Path | None = None, folder: Path | N
     model
         The model's name.
     weights
-        A file, an id, or None for the bundled default.
+        A file, an id, or None (or an empty text) for the bundled default.
     folder
         The user's models folder, where it is not the usual one.
 
@@ -141,7 +141,7 @@ def find_weights(model: str, weights: str | Path | None = None, folder: Path | N
     """
     from bidsrep.models.weights import SUFFIX
 
-    if weights is None:
+    if not weights:
         path = bundled_dir() / f"{model}{SUFFIX}"
         if not path.is_file():
             raise WeightsError(NOT_BUNDLED.format(model=model))

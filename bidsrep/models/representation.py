@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bidsrep.errors import InputError, WeightsError
+from bidsrep.errors import WeightsError
 from bidsrep.models.lean import lean_features
 from bidsrep.models.network import Network
 from bidsrep.tasks.task import Task
@@ -79,7 +79,7 @@ class RepresentationModel:
 
         Raises
         ------
-        InputError
+        ValueError
             If the volume is not such an array, or too small for the network's depth.
         """
         return self._features(self._batch(volume)).float()
@@ -121,11 +121,11 @@ class RepresentationModel:
         if tensor.ndim == 3:
             tensor = tensor[None, None]
         if tensor.ndim != 5 or tensor.shape[1] != self.network.backbone.in_channels:
-            raise InputError(WRONG_SHAPE.format(tuple(tensor.shape)))
+            raise ValueError(WRONG_SHAPE.format(tuple(tensor.shape)))
         shortest = 2 ** (self.network.backbone.num_levels - 1)
         if min(tensor.shape[2:]) < shortest:
             size = "x".join(map(str, tensor.shape[2:]))
-            raise InputError(TOO_SMALL.format(size, self.name, shortest))
+            raise ValueError(TOO_SMALL.format(size, self.name, shortest))
         return tensor
 
     def _features(self, batch: Tensor) -> Tensor:

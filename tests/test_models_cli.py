@@ -1,0 +1,131 @@
+"""``bidsrep-models``."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+import torch
+from random_weights import random_network, write_random_weights
+
+from bidsrep.cli.models import main
+from bidsrep.models import library
+
+
+@pytest.fixture(autouse=True)
+def models_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("BIDSREP_MODELS_DIR", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    settings = argparse.Namespace(task="uni-feat-anat-flair-aux", unit_feat=True)
+    state = random_network("pepsi", f_maps=8, num_levels=2).state_dict()
+    torch.save({"model": state, "epoch": 1, "args": settings}, tmp_path / "pepsi_pretrained.pth")
+    return tmp_path / "pepsi_pretrained.pth"
+
+
+def test_add_list_show_verify_path(checkpoint, models_dir, capsys):
+    assert main(["add", "pepsi", str(checkpoint)]) == 0
+    assert "--weights pepsi=pepsi-official" in capsys.readouterr().out
+    assert main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert str(models_dir / "pepsi-official.safetensors") in listed
+    assert "not here: pepsi_pretrained.pth" not in listed
+    assert "not here: brain_id_pretrained.pth" in listed
+    assert main(["show", "pepsi-official"]) == 0
+    assert 'converted_from = ["pepsi_pretrained.pth"]' in capsys.readouterr().out
+    assert main(["verify"]) == 0
+    assert "ok  pepsi-official" in capsys.readouterr().out
+    assert main(["path", "pepsi-official"]) == 0
+    assert capsys.readouterr().out.strip() == str(models_dir / "pepsi-official.safetensors")
+
+
+def test_nothing_is_replaced_unasked(checkpoint, capsys):
+    assert main(["add", "pepsi", str(checkpoint)]) == 0
+    assert main(["add", "pepsi", str(checkpoint)]) == 2
+    assert "there are such weights already" in capsys.readouterr().err
+    assert main(["add", "pepsi", str(checkpoint), "--force"]) == 0
+    assert main(["add", "pepsi", str(checkpoint), "--id", "other"]) == 0
+
+
+def test_status_follows_the_name_or_the_option(checkpoint, models_dir, capsys):
+    from bidsrep.models.weights import read_card
+
+    mine = checkpoint.rename(checkpoint.with_name("my net.pth"))
+    assert main(["add", "pepsi", str(mine)]) == 0
+    assert read_card(models_dir / "pepsi-my-net.safetensors")["weights"]["status"] == "self-trained"
+    assert main(["add", "pepsi", str(mine), "--id", "b", "--status", "official"]) == 0
+    assert read_card(models_dir / "b.safetensors")["weights"]["status"] == "official"
+
+
+@pytest.mark.parametrize("name", ["../x", ".hidden", "a b", ""])
+def test_ids_are_plain_names(checkpoint, name, models_dir):
+    if name:
+        assert main(["add", "pepsi", str(checkpoint), "--id", name]) == 2
+        assert not models_dir.exists()
+
+
+def test_damaged_weights_are_found(models_dir, capsys):
+    path = write_random_weights(models_dir, "pepsi")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert main(["verify"]) == 69
+    assert "cut short" in capsys.readouterr().err
+
+
+def test_damaged_checkpoint(tmp_path, capsys):
+    (tmp_path / "a.pth").write_bytes(b"nothing")
+    assert main(["add", "pepsi", str(tmp_path / "a.pth")]) == 69
+    assert "a.pth" in capsys.readouterr().err
+
+
+def test_fetch_tells_where_to_get_what_it_may_not_download(capsys):
+    assert main(["fetch", "pepsi-official"]) == 69
+    told = capsys.readouterr().err
+    assert "github.com/peirong26/PEPSI" in told
+    assert "bidsrep-models add pepsi pepsi_pretrained.pth" in told
+    assert main(["fetch", "nix"]) == 69
+    assert main(["fetch", "bidsrep-pepsi"]) == 0
+
+
+def test_fetch_checks_and_converts(checkpoint, models_dir, monkeypatch, capsys):
+    import hashlib
+
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    row = library.Published(
+        "some",
+        "pepsi",
+        "official",
+        "CC0-1.0",
+        file="f.pth",
+        page="there",
+        url="http://there/f.pth",
+        sha256=digest,
+    )
+    monkeypatch.setattr(library, "published", lambda: (row,))
+    asked = []
+    monkeypatch.setattr("pooch.retrieve", lambda *args, **_: asked.append(args) or str(checkpoint))
+    assert main(["fetch", "some"]) == 0
+    assert asked == [("http://there/f.pth", f"sha256:{digest}")]
+    assert (models_dir / "some.safetensors").is_file()
+
+
+def test_unknown_weights(capsys):
+    for command in ("show", "path", "verify"):
+        assert main([command, "nix"]) == 69
+    assert main(["path", "/nowhere/a.safetensors"]) == 69
+
+
+def test_path_alone_is_the_folder(models_dir, capsys):
+    assert main(["path"]) == 0
+    assert capsys.readouterr().out.strip() == str(models_dir)
+
+
+def test_help_and_list_do_not_import_torch():
+    code = (
+        "import sys; from bidsrep.cli.models import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'nibabel', 'numpy'} & set(sys.modules), 'heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
