@@ -7,19 +7,31 @@ from pathlib import Path
 AFTERTHOUGHTS = ("When creating this crashfile", "During the creation of this crashfile")
 """What Nipype appends to the traceback of a step that left no result."""
 
+KILLED_CLASS = "WorkerKilled"
+
 
 @dataclass(frozen=True)
 class Crash:
     """One failed step.
 
-    `node` is its full name, `message` the last line of the traceback, `file` the crash file's path
-    below the output folder.
+    `node` is its full name, `message` the last line of the traceback (``errors.ImageError: ...``),
+    `file` the crash file's path below the output folder.
     """
 
     node: str
     message: str
     traceback: str
     file: str
+
+    @property
+    def text(self) -> str:
+        """The message without the exception's class."""
+        return re.sub(r"^[\w.]+: (?=\S)", "", self.message)
+
+    @property
+    def killed(self) -> bool:
+        """Whether the process was killed from outside, so that repeating the step may help."""
+        return self.message.startswith(KILLED_CLASS)
 
 
 def crashes_of(folder: Path, out_dir: Path, run_uuid: str | None = None) -> tuple[Crash, ...]:
@@ -48,9 +60,4 @@ def read_crash(path: Path, out_dir: Path) -> Crash:
     start = text.find("Traceback (")
     traceback = text[start if start >= 0 else 0 :].strip()
     last = [line.strip() for line in traceback.splitlines() if line.strip()][-1:]
-    return Crash(node, _without_class(last[0]) if last else "", traceback, place)
-
-
-def _without_class(line: str) -> str:
-    """Drop the exception's class from the last line of a traceback."""
-    return re.sub(r"^[\w.]+: (?=\S)", "", line)
+    return Crash(node, last[0] if last else "", traceback, place)

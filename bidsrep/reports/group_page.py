@@ -88,7 +88,7 @@ def _problems(
         yield {"css": "bad", "who": f"sub-{subject}", "href": "", "texts": [text]}
     for session in cohort.sessions:
         if session.status == "failed":
-            texts = [f"{crash.node.rpartition('.')[2]}: {crash.message}" for crash in session.crashes]
+            texts = [f"{crash.node.rpartition('.')[2]}: {crash.text}" for crash in session.crashes]
             yield _problem(session, links, "bad", texts or ["nothing was made of this session"])
     for session in cohort.sessions:
         if session.missing:

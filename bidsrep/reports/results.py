@@ -64,7 +64,10 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class SessionResult:
-    """What is there of one session; `session` is None in a dataset without sessions."""
+    """What is there of one session; `session` is None in a dataset without sessions.
+
+    `repeated` are steps that were killed and then succeeded.
+    """
 
     subject: str
     session: str | None
@@ -73,6 +76,7 @@ class SessionResult:
     metrics: tuple[Metric, ...] = ()
     missing: tuple[str, ...] = ()
     crashes: tuple[Crash, ...] = ()
+    repeated: tuple[Crash, ...] = ()
 
     @property
     def label(self) -> str:
@@ -127,14 +131,19 @@ def read_session(
         elif match := PREDICTED.fullmatch(desc):
             _add_prediction(path, name, match["model"], match["suffix"], scans, models)
     ordered = sorted(scans.values(), key=lambda scan: (not scan.is_reference, scan.key))
+    records = _records(out_dir, place)
+    missing = _missing(ordered) + _lost(out_dir, records)
+    crashes = crashes_of(session_dir(out_dir, place, "log"), out_dir, run_uuid)
+    overcome = bool(records) and not missing and all(crash.killed for crash in crashes)
     return SessionResult(
         subject,
         session,
         tuple(ordered),
         tuple(models[name] for name in sorted(models)),
         tuple(metrics),
-        tuple(_missing(ordered) + _lost(out_dir, place)),
-        crashes_of(session_dir(out_dir, place, "log"), out_dir, run_uuid),
+        tuple(missing),
+        () if overcome else crashes,
+        crashes if overcome else (),
     )
 
 
@@ -227,14 +236,21 @@ def _missing(scans: list[ScanResult]) -> list[str]:
     ]
 
 
-def _lost(out_dir: Path, place: Session) -> list[str]:
-    """Find files that a run recorded as made and that are gone."""
-    lost = []
-    for ledger in sorted(session_dir(out_dir, place, "log").glob("completed-*.json")):
-        outputs = read_json(ledger).get("outputs")
-        names = sorted(outputs) if isinstance(outputs, Mapping) else []
-        lost += [name for name in names if not (out_dir / name).is_file()]
-    return sorted(set(lost))
+def _records(out_dir: Path, place: Session) -> list[dict[str, Any]]:
+    """Read what runs recorded of a session when they were done with it, one record per model."""
+    paths = sorted(session_dir(out_dir, place, "log").glob("completed-*.json"))
+    return [content for content in map(read_json, paths) if content]
+
+
+def _lost(out_dir: Path, records: list[dict[str, Any]]) -> list[str]:
+    """Find scans that are recorded as failed, and files that are recorded as made and are gone."""
+    lost = set()
+    for content in records:
+        failed, outputs = content.get("failed"), content.get("outputs")
+        lost.update(f"everything from {key}" for key in failed or () if isinstance(failed, list))
+        names = outputs if isinstance(outputs, Mapping) else ()
+        lost.update(str(name) for name in names if not (out_dir / str(name)).is_file())
+    return sorted(lost)
 
 
 def _plain(value: str | None) -> str:

@@ -93,12 +93,13 @@ def _sections(
     """Make the sections before and after the images."""
     models = _models(sessions)
     crashes = [crash for session in sessions for crash in session.crashes]
+    repeated = [crash for session in sessions for crash in session.repeated]
     missing = [(f"{session.label}:", session.missing) for session in sessions if session.missing]
     before = [_section("Summary", _summary(sessions, models))]
     if warnings or missing:
         before.append(_section("Warnings", fragment("notes", warnings, missing)))
     if crashes:
-        before.append(_section("Errors", fragment("errors", crashes)))
+        before.append(_section("Errors", fragment("errors", crashes, repeated)))
     after = []
     if any(session.metrics for session in sessions):
         after.append(_section("Measurements", _measurements(sessions)))
@@ -108,7 +109,7 @@ def _sections(
     html = Markup(methods_html(text))  # noqa: S704 - built from escaped parts
     after.append(_section("Methods", fragment("methods", html, text, methods_bibtex(text))))
     if not crashes:
-        after.append(_section("Errors", fragment("errors", crashes)))
+        after.append(_section("Errors", fragment("errors", crashes, repeated)))
     return before, after
 
 
