@@ -46,10 +46,10 @@ class Points:
     def draw(cls, fixed: Volume, moving: Volume, mask: np.ndarray, scale: float, seed: int) -> "Points":
         """Draw up to 20,000 points of a mask of the fixed image, both images smoothed to `scale` mm."""
         rng = np.random.default_rng(seed)
-        voxels = np.argwhere(mask)
-        if len(voxels) > POINTS:
-            voxels = voxels[rng.choice(len(voxels), POINTS, replace=False)]
-        voxels = voxels + rng.uniform(-0.5, 0.5, voxels.shape)
+        inside = np.argwhere(mask)
+        if len(inside) > POINTS:
+            inside = inside[rng.choice(len(inside), POINTS, replace=False)]
+        voxels = inside + rng.uniform(-0.5, 0.5, inside.shape)
         values = ndimage.map_coordinates(
             _smooth(fixed, scale), voxels.T, output=np.float64, order=1, mode="nearest"
         )
@@ -57,8 +57,8 @@ class Points:
         scaled = (values - low) * (BINS / max(high - low, 1e-30))
         bins = np.clip(scaled, 0, BINS - 1).astype(np.int64)
         blurred = _smooth(moving, scale)
-        inside = blurred[blurred > blurred.min()]
-        limits = np.percentile(inside if inside.size else blurred, [0.5, 99.5])
+        bright = blurred[blurred > blurred.min()]
+        limits = np.percentile(bright if bright.size else blurred, [0.5, 99.5])
         return cls(apply_affine(fixed.affine, voxels), bins, moving.replace(blurred), (limits[0], limits[1]))
 
     def information(self, matrix: np.ndarray) -> tuple[float, float]:
