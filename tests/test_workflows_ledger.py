@@ -14,7 +14,7 @@ from bidsrep.workflows.plan import ModelSpec, plan_session
 
 MODEL = ModelSpec(
     "brainid",
-    ("T1w",),
+    {"T1w": "synthetic"},
     {"Name": "brainid", "Weights": "w", "WeightsSHA256": "a", "WeightsStatus": "random", "License": "x"},
 )
 
@@ -42,9 +42,14 @@ class Case:
         assert plan is not None
         return ledger.fingerprint(plan, settings, model)
 
-    def record(self, **changes: object) -> None:
-        ledger.record_completed(
-            self.session, "brainid", self.wanted(**changes), self.paths(**changes), self.settings.out_dir
+    def record(self, failed: tuple[str, ...] = (), **changes: object) -> None:
+        ledger.record(
+            self.session,
+            "brainid",
+            self.wanted(**changes),
+            self.paths(**changes),
+            self.settings.out_dir,
+            failed,
         )
 
     def why(self, model: ModelSpec = MODEL, **changes: object) -> str | None:
@@ -122,3 +127,12 @@ def test_files_no_longer_made_are_dropped(case):
     case.record(save_features="none")
     assert not embedding.exists()
     assert case.paths()[0].exists()
+
+
+def test_after_a_failure_nothing_is_dropped_until_it_succeeds(case):
+    embedding = next(path for path in case.paths() if path.name.endswith("embedding.tsv"))
+    case.record(failed=("FLAIR",), save_features="none")
+    assert embedding.exists()
+    assert case.why(save_features="none") == "FLAIR failed before"
+    case.record(save_features="none")
+    assert not embedding.exists()

@@ -16,8 +16,8 @@ ENTRY = {
     "WeightsStatus": "random",
     "License": "x",
 }
-PEPSI = ModelSpec("pepsi", ("T1w", "FLAIR", "lesion"), ENTRY)
-BRAINID = ModelSpec("brainid", ("T1w",), ENTRY | {"Name": "brainid"})
+PEPSI = ModelSpec("pepsi", {"T1w": "synthetic", "FLAIR": "synthetic", "lesion": "lesion_probability"}, ENTRY)
+BRAINID = ModelSpec("brainid", {"T1w": "synthetic"}, ENTRY | {"Name": "brainid"})
 
 
 def plan_of(root: Path, models: tuple[ModelSpec, ...] = (PEPSI,), **options: object) -> SessionPlan:

@@ -6,8 +6,9 @@ import pytest
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
+from bidsrep.reports.crashes import crashes_of
 from bidsrep.settings import Settings
-from bidsrep.workflows.execution import configure_nipype, make_plugin, read_crashes
+from bidsrep.workflows.execution import configure_nipype, make_plugin
 from bidsrep.workflows.plugins import MultiProcPlugin
 
 
@@ -52,7 +53,7 @@ def _run(tmp_path: Path, processes: int = 2, **functions: list) -> Path:
 
 def test_a_killed_worker_does_not_hang_the_run(tmp_path):
     crash_dir = _run(tmp_path, bad=[_kill_self, _pass])
-    (crash,) = read_crashes(crash_dir)
+    (crash,) = crashes_of(crash_dir.parent, tmp_path, "log")
     assert crash.node == "test_wf.bad0"
     assert "killed" in crash.message
 
@@ -65,8 +66,8 @@ def test_steps_after_a_killed_worker_run_in_a_new_pool(tmp_path):
 
 def test_a_refusal_is_told_in_its_own_words(tmp_path):
     crash_dir = _run(tmp_path, bad=[_refuse, _pass], good=[_pass, _pass])
-    (crash,) = read_crashes(crash_dir)
-    assert crash.message == "scan.nii.gz: is empty. Copy it again."
+    (crash,) = crashes_of(crash_dir.parent, tmp_path, "log")
+    assert crash.message == "bidsrep.errors.ImageError: scan.nii.gz: is empty. Copy it again."
     assert len(list((tmp_path / "work" / "test_wf").glob("good*/result_*.pklz"))) == 2
 
 

@@ -1,10 +1,9 @@
-"""How a graph is run: Nipype's configuration, the plugin, and what the crash files say afterwards."""
+"""How a graph is run: Nipype's configuration, and the plugin."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,9 @@ from bidsrep.settings import Settings
 POLL_S = 0.02
 """How often finished steps are looked for; Nipype's default of 2 s costs seconds per scan."""
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-
-AFTERTHOUGHTS = ("When creating this crashfile", "During the creation of this crashfile")
-"""What Nipype appends to the traceback of a step that left no result."""
-
-
-@dataclass(frozen=True)
-class Crash:
-    """One failed step: the node's full name, the message, and the file that holds the traceback."""
-
-    node: str
-    message: str
-    path: Path
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+"""Always 1: with more, two registrations of the same images differ in the last digits."""
 
 
 def configure_nipype(settings: Settings, crash_dir: Path) -> None:
@@ -68,8 +57,9 @@ def configure_nipype(settings: Settings, crash_dir: Path) -> None:
 @contextmanager
 def thread_limits(settings: Settings) -> Iterator[None]:
     """Tell this process and its workers how many threads one step may use."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(settings.omp_nthreads)))
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(settings.omp_nthreads)) | {ITK_THREADS: "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
@@ -80,7 +70,7 @@ def thread_limits(settings: Settings) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def make_plugin(settings: Settings, gpus: int = 0) -> tuple[Any, dict[str, Any]]:
+def make_plugin(settings: Settings, gpus: int = 0, isolate: bool = False) -> tuple[Any, dict[str, Any]]:
     """Choose the Nipype plugin and its arguments.
 
     Parameters
@@ -89,15 +79,17 @@ def make_plugin(settings: Settings, gpus: int = 0) -> tuple[Any, dict[str, Any]]
         ``use_plugin`` names a YAML or JSON file that wins; otherwise ``nprocs`` decides.
     gpus : int
         How many steps may use a GPU at the same time.
+    isolate : bool
+        One step at a time, in a process of its own: after a worker was killed, to see which step it was.
     """
     if settings.use_plugin:
         return _plugin_of_file(settings.use_plugin)
-    if settings.nprocs == 1:
+    if settings.nprocs == 1 and not isolate:
         return "Linear", {}
     from bidsrep.workflows.plugins import MultiProcPlugin
 
     arguments = {
-        "n_procs": settings.nprocs,
+        "n_procs": 1 if isolate else settings.nprocs,
         "memory_gb": settings.mem_gb,
         "n_gpu_procs": gpus,
         "raise_insufficient": False,
@@ -119,24 +111,3 @@ def _plugin_of_file(path: Path) -> tuple[str, dict[str, Any]]:
             "It must be YAML or JSON with the key 'plugin' and, if needed, 'plugin_args'."
         )
         raise UsageError(msg) from error
-
-
-def read_crashes(folder: Path) -> list[Crash]:
-    """Read the crash files of one run, oldest first; a folder that does not exist has none."""
-    return [_read_crash(path) for path in sorted(folder.glob("crash-*.txt"))]
-
-
-def _read_crash(path: Path) -> Crash:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for afterthought in AFTERTHOUGHTS:
-        text = text.partition(afterthought)[0]
-    lines = [line.strip() for line in text.splitlines()]
-    node = next((line.removeprefix("Node:").strip() for line in lines if line.startswith("Node:")), "")
-    told = [line for line in lines if line]
-    return Crash(node, _without_class(told[-1]) if told else "", path)
-
-
-def _without_class(line: str) -> str:
-    """Drop the exception's class from the last line of a traceback: ``bidsrep.errors.ImageError: ...``."""
-    name, separator, rest = line.partition(": ")
-    return rest if separator and name.replace(".", "").replace("_", "").isalnum() and rest else line

@@ -43,7 +43,8 @@ def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict
     """Describe everything that one model's results in a session depend on; `plan` is for it alone."""
     values = settings.to_dict()
     inputs = [scan.scan.path for scan in plan.scans]
-    inputs += [scan.given_mask.path for scan in plan.scans if scan.given_mask]
+    given = (mask for scan in plan.scans for mask in (scan.given_mask, scan.given_lesions))
+    inputs += [mask.path for mask in given if mask is not None]
     return {
         "version": __version__,
         "settings": {name: values.get(name) for name in DECISIVE},
@@ -55,10 +56,12 @@ def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict
 
 def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: Path) -> str | None:
     """Say why a model's results must be computed (again); None if all is there and up to date."""
-    record = _read(ledger_path(out_dir, session, model))
-    if record is None:
+    known = _read(ledger_path(out_dir, session, model))
+    if known is None:
         return NEVER_DONE
-    before = record["fingerprint"]
+    if known.get("failed"):
+        return f"{', '.join(known['failed'])} failed before"
+    before = known["fingerprint"]
     for part, noun in (("inputs", "input"), ("settings", "setting"), ("weights", "weights of")):
         changed = _changed(before.get(part, {}), wanted[part])
         if changed:
@@ -67,7 +70,7 @@ def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: 
         return f"made by version {before.get('version')}, this is {wanted['version']}"
     if before.get("files") != wanted["files"]:
         return "other files are wanted"
-    for name, state in record["outputs"].items():
+    for name, state in known["outputs"].items():
         path = out_dir / name
         if not path.is_file():
             return f"{name} is missing"
@@ -76,16 +79,30 @@ def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: 
     return None
 
 
-def record_completed(
-    session: Session, model: str, wanted: Mapping[str, Any], paths: Sequence[Path], out_dir: Path
+def record(
+    session: Session,
+    model: str,
+    wanted: Mapping[str, Any],
+    paths: Sequence[Path],
+    out_dir: Path,
+    failed: Sequence[str] = (),
 ) -> Path:
-    """Write that a model is done with a session, and drop what an earlier, different run left of it."""
+    """Write what a model made of a session, and drop what an earlier, different run left of it.
+
+    If scans `failed`, the next run tries again, and nothing is dropped until it succeeds.
+    """
     path = ledger_path(out_dir, session, model)
     outputs = {_relative(p, out_dir): _state(p) | {"mtime_ns": p.stat().st_mtime_ns} for p in sorted(paths)}
-    earlier = (_read(path) or {}).get("outputs", {})
-    for name in earlier.keys() - outputs.keys():
-        _remove(out_dir / name)
-    write_json(path, {"fingerprint": wanted, "outputs": outputs})
+    before = _read(path) or {}
+    leftovers = {*before.get("outputs", {}), *before.get("leftovers", [])} - outputs.keys()
+    if not failed:
+        for name in leftovers:
+            _remove(out_dir / name)
+        leftovers = set()
+    content: dict[str, Any] = {"fingerprint": wanted, "outputs": outputs}
+    if failed:
+        content |= {"failed": sorted(failed), "leftovers": sorted(leftovers)}
+    write_json(path, content)
     return path
 
 
@@ -120,11 +137,11 @@ def _unchanged(path: Path, state: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        complete = {"fingerprint", "outputs"} <= record.keys()
+        content = json.loads(path.read_text(encoding="utf-8"))
+        complete = {"fingerprint", "outputs"} <= content.keys()
     except (OSError, ValueError, AttributeError):
         return None
-    return record if complete else None
+    return content if complete else None
 
 
 def _remove(path: Path) -> None:

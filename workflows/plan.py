@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bidsrep.bids.derivatives import Given, find_brain_mask
+from bidsrep.bids.derivatives import Given, find_brain_mask, find_derivatives
 from bidsrep.bids.names import output_path, sidecar_path
 from bidsrep.bids.outputs import Output, brain_mask, output, preproc
 from bidsrep.bids.reference import choose_reference
@@ -17,7 +17,8 @@ from bidsrep.bids.sidecars import build_sidecar
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.settings import Settings
 
-LESION = "lesion"
+SYNTHETIC, LESION, SEGMENTATION = "synthetic", "lesion_probability", "dseg"
+"""Kinds of files that predictions become."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class ModelSpec:
     ----------
     name : str
         As on the command line.
-    outputs : tuple of str
-        What it predicts: contrasts (``T1w``, ``FLAIR``) and ``lesion``.
+    outputs : mapping
+        What it predicts (``T1w``, ``FLAIR``, ``lesion``, ...), and which kind of file that becomes
+        (`bidsrep.bids.outputs.output_kinds`); empty for what is not written.
     entry : mapping
         The ``Model`` block of the sidecars.
     width : int
@@ -39,7 +41,7 @@ class ModelSpec:
     """
 
     name: str
-    outputs: tuple[str, ...]
+    outputs: Mapping[str, str]
     entry: Mapping[str, str] = field(default_factory=dict)
     width: int = 64
     other_weights: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +67,7 @@ class Prediction:
     files: Files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScanPlan:
     """What is made of one scan; `files` by role: ``preproc``, ``mask``, ``xfm`` and figures."""
 
@@ -73,10 +75,12 @@ class ScanPlan:
     is_reference: bool
     files: Files
     predictions: tuple[Prediction, ...] = ()
+    reference_suffix: str = ""
     given_mask: Given | None = None
+    given_lesions: Given | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SessionPlan:
     """What is made of one session; `metrics` by model."""
 
@@ -165,7 +169,9 @@ class _Planner:
         predictions = tuple(
             self._prediction(scan, model, files["preproc"].path, files.get("xfm")) for model in models
         )
-        return ScanPlan(scan, is_reference, files, predictions, given)
+        return ScanPlan(
+            scan, is_reference, files, predictions, self.reference.suffix, given, self._given_lesions(scan)
+        )
 
     def metrics(self, session: Session, scans: Sequence[Scan], model: ModelSpec) -> PlannedFile:
         """Plan the table of what can be measured about a model's results."""
@@ -178,34 +184,38 @@ class _Planner:
 
     def _prediction(self, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None) -> Prediction:
         files: dict[str, PlannedFile] = {}
-        for target in self._wanted(model):
-            if target == LESION:
-                files |= self._lesions(scan, model, source, xfm)
+        wanted = self._wanted(model)
+        for name, kind in wanted.items():
+            if kind == LESION:
+                files |= self._lesions(name, scan, model, source, xfm)
             else:
-                synthetic = self._output("synthetic", scan, model, target)
-                files[target] = self._file(synthetic, [source], model)
+                files[name] = self._file(self._output(kind, scan, model, name), [source], model)
+            if kind == SEGMENTATION:
+                files["dseg_table"] = PlannedFile(
+                    self._output("dseg_table", scan, model).path, "What the numbers of the segmentation mean"
+                )
         if self.settings.save_features != "none":
             files["embedding"] = self._file(self._output("embedding", scan, model), [source], model)
         if self.settings.save_features == "dense":
             files["features"] = self._file(self._output("features", scan, model), [source], model)
-        if any(target in files for target in model.outputs if target != LESION):
+        if SYNTHETIC in wanted.values():
             files["synthesis_figure"] = self._figure(
                 scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
             )
         return Prediction(model, files)
 
     def _lesions(
-        self, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None
+        self, name: str, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None
     ) -> dict[str, PlannedFile]:
         limits = {
             "Threshold": self.settings.lesion_threshold,
             "MinimumVolume": self.settings.min_lesion_volume,
             "MinimumVolumeUnits": "ml",
         }
-        probability = self._output("lesion_probability", scan, model)
+        probability = self._output(LESION, scan, model)
         mask = self._output("lesion_mask", scan, model)
         files = {
-            LESION: self._file(probability, [source], model),
+            name: self._file(probability, [source], model),
             "lesion_mask": self._file(mask, [probability.path], model, **limits),
             "lesion_figure": self._figure(
                 scan, f"{model.name}Lesions", f"Lesions {model.name} finds on the {scan.suffix} scan"
@@ -217,12 +227,19 @@ class _Planner:
             files["lesion_mask_native"] = self._file(native, sources, model, **limits)
         return files
 
-    def _wanted(self, model: ModelSpec) -> list[str]:
+    def _wanted(self, model: ModelSpec) -> dict[str, str]:
         tasks = self.settings.tasks
-        return [name for name in model.outputs if not tasks or name in tasks]
+        return {name: kind for name, kind in model.outputs.items() if kind and (not tasks or name in tasks)}
 
     def _given_mask(self, scan: Scan) -> Given | None:
         return find_brain_mask(self.settings.derivatives, scan) if self.settings.derivatives else None
+
+    def _given_lesions(self, scan: Scan) -> Given | None:
+        """Find a lesion mask by others, which predictions are compared with."""
+        if not self.settings.derivatives:
+            return None
+        found = find_derivatives(self.settings.derivatives, scan, "mask", label="lesion")
+        return found[0] if found else None
 
     def _output(self, kind: str, scan: Scan, model: ModelSpec | None = None, target: str = "") -> Output:
         return output(

@@ -89,7 +89,10 @@ class SynthesisFigureInputSpec(BaseInterfaceInputSpec):
 
     in_file = File(exists=True, mandatory=True, desc="the preprocessed scan")
     mask_file = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    contrasts = traits.List(Str, mandatory=True, desc="which of the predictions are contrasts")
     images = traits.Dict(Str, File(exists=True), mandatory=True, desc="everything the model predicts")
+    reference = File(exists=True, desc="the session's preprocessed reference, on the same grid")
+    reference_name = Str("", usedefault=True, desc="its contrast")
     title = Str("", usedefault=True, desc="what the scan is")
     source_name = Str("", usedefault=True, desc="the contrast of the scan")
 
@@ -103,8 +106,9 @@ class SynthesisFigure(_Figure):
         from bidsrep.reports.reportlets import plot_synthesis
 
         i = self.inputs
-        contrasts = {name: image for name, image in i.images.items() if name != "lesion"}
-        acquired = {i.source_name: i.in_file} if i.source_name in contrasts else None
+        contrasts = {name: image for name, image in i.images.items() if name in i.contrasts}
+        acquired = {i.reference_name: self._given("reference"), i.source_name: i.in_file}
+        acquired = {name: image for name, image in acquired.items() if name in contrasts and image}
         plot_synthesis(
             i.in_file,
             contrasts,

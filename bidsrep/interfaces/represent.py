@@ -1,8 +1,6 @@
 """One scan through one network: features once, and everything that follows from them."""
 
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
@@ -15,7 +13,7 @@ from nipype.interfaces.base import (
 )
 
 MARGIN_VOXELS = 8
-LESION = "lesion"
+LESION, SEGMENTATION = "lesion", "seg"
 NOT_USABLE = "cannot be given to {} ({})"
 REMEDY = "Look at its brain mask in the report; give a better one with --derivatives, or exclude the scan"
 
@@ -46,6 +44,7 @@ class RepresentOutputSpec(TraitedSpec):
     lattice = File(exists=True, desc="features of every fourth voxel along each axis, to compare scans by")
     embedding = File(exists=True, desc="features averaged over regions, TSV")
     features = File(exists=True, desc="features of every voxel, 4D")
+    label_table = File(exists=True, desc="what the numbers of a predicted segmentation mean, TSV")
 
 
 class Represent(SimpleInterface):
@@ -55,7 +54,7 @@ class Represent(SimpleInterface):
     output_spec = RepresentOutputSpec
 
     def _run_interface(self, runtime):  # noqa: ANN001, ANN202 (nipype's signature)
-        from bidsrep.errors import ImageError
+        from bidsrep.errors import ImageError, InputError
         from bidsrep.evaluation.invariance import FeatureLattice
         from bidsrep.imaging.grids import bounding_box, uncrop
         from bidsrep.imaging.volume import Volume
@@ -65,7 +64,7 @@ class Represent(SimpleInterface):
         try:
             box = bounding_box(mask, MARGIN_VOXELS)
             features, predicted = self._compute(scan.data[box], mask[box])
-        except ValueError as error:  # an empty brain, or one too small for the network
+        except (ValueError, InputError) as error:  # an empty brain, or one too small for the network
             problem = NOT_USABLE.format(self.inputs.model, error)
             raise ImageError(self.inputs.source or self.inputs.in_file, problem, REMEDY) from error
         lattice = FeatureLattice.sample(features, mask, box=box)
@@ -79,6 +78,12 @@ class Represent(SimpleInterface):
             channels = (uncrop(np.where(mask[box], channel, 0), box, mask.shape) for channel in features)
             path = save_channels(folder / "features.nii.gz", np.stack(list(channels)), scan.affine)
             self._results["features"] = str(path)
+        if SEGMENTATION in predicted:
+            from bidsrep.labels import load_labels
+
+            table = folder / "labels.tsv"
+            table.write_text(load_labels("aseg").to_tsv(), encoding="utf-8")
+            self._results["label_table"] = str(table)
         self._results["images"] = {
             name: str(scan.replace(uncrop(image, box, mask.shape)).save(folder / f"{name}.nii", atomic=False))
             for name, image in predicted.items()
@@ -90,9 +95,12 @@ class Represent(SimpleInterface):
         import torch
 
         from bidsrep.imaging.normalise import normalise
+        from bidsrep.models.registry import load_model
 
         torch.set_num_threads(self.inputs.num_threads)
-        model = _model(self.inputs.model, self.inputs.weights, self.inputs.device, self.inputs.precision)
+        model = load_model(  # once per process
+            self.inputs.model, self.inputs.weights, self.inputs.device, self.inputs.precision
+        )
         volume = torch.from_numpy(normalise(data, mask))[None, None]
         with torch.inference_mode():
             features = model.features(volume)
@@ -129,11 +137,3 @@ class Represent(SimpleInterface):
         path = folder / "embedding.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
         return path
-
-
-@lru_cache(maxsize=2)
-def _model(name: str, weights: str, device: str, precision: str) -> Any:
-    """Load a model once per process."""
-    from bidsrep.models.registry import load_model
-
-    return load_model(name, weights=weights, device=device, precision=precision)

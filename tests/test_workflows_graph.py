@@ -1,0 +1,141 @@
+"""The graphs, built without being run: every connection fits, for every composition of a session."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from nipype.pipeline import engine as pe
+from nipype.pipeline.engine.utils import generate_expanded_graph
+
+from bidsrep.bids.discovery import find_sessions
+from bidsrep.settings import Settings
+from bidsrep.workflows.models import RunModels
+from bidsrep.workflows.participant import init_bidsrep_wf, node_prefixes
+from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
+
+MakeBids = Callable[..., Path]
+
+
+def entry(name: str) -> dict[str, str]:
+    return {"Name": name, "Weights": "w", "WeightsSHA256": "0", "WeightsStatus": "random", "License": "x"}
+
+
+PEPSI = ModelSpec(
+    "pepsi", {"T1w": "synthetic", "FLAIR": "synthetic", "lesion": "lesion_probability"}, entry("pepsi"), 16
+)
+BRAINID = ModelSpec("brainid", {"T1w": "synthetic", "seg": "dseg"}, entry("brainid"), 64)
+
+
+class Graph:
+    """The graph of a dataset, and its plans."""
+
+    def __init__(self, root: Path, models: Sequence[ModelSpec] = (PEPSI,), **options: object) -> None:
+        self.settings = Settings(
+            bids_dir=root, out_dir=root.parent / "out", work_dir=root.parent / "work", **options
+        )
+        weights = root.parent / "w.safetensors"
+        weights.touch()
+        names = [model.name for model in models] + ["brainmask"]
+        run_models = RunModels(
+            tuple(models), dict.fromkeys(names, weights), dict.fromkeys(names, "0"), "cpu", entry("brainmask")
+        )
+        sessions = find_sessions(self.settings)
+        plans = [plan_session(session, self.settings, models) for session in sessions]
+        self.plans: list[SessionPlan] = [plan for plan in plans if plan]
+        self.workflow = init_bidsrep_wf(self.plans, self.settings, run_models)
+        flat = generate_expanded_graph(self.workflow._create_flat_graph())
+        self.nodes: dict[str, pe.Node] = {node.fullname.partition(".")[2]: node for node in flat.nodes()}
+        self.graph = flat
+
+    def ends(self, name: str) -> list[str]:
+        """List the nodes whose name ends so."""
+        return [full for full in self.nodes if full.endswith(name)]
+
+
+def dataset(make_bids: MakeBids, scans: Sequence[str]) -> Path:
+    return make_bids([f"sub-01/anat/sub-01_{scan}.nii.gz" for scan in scans])
+
+
+@pytest.mark.parametrize(
+    "scans",
+    [
+        ["T1w"],
+        ["T2w"],
+        ["T1w", "FLAIR"],
+        ["FLAIR", "T2w", "PDw"],
+        ["T1w", "ce-gado_T1w", "run-1_FLAIR", "run-2_FLAIR"],
+    ],
+)
+@pytest.mark.parametrize("models", [(PEPSI,), (BRAINID, PEPSI)])
+def test_every_scan_has_its_own_nodes(make_bids, scans, models):
+    graph = Graph(dataset(make_bids, scans), models)
+    count = len(scans)
+    assert len(graph.ends("preprocess_wf.conform")) == count
+    assert len(graph.ends("preprocess_wf.register")) == count - 1
+    assert len(graph.ends("preprocess_wf.reference_grid")) == 1
+    assert len(graph.ends(".represent")) == count * len(models)
+    assert len(graph.ends("_evaluate")) == len(models)
+
+
+def test_every_planned_file_has_one_node_that_writes_it(make_bids):
+    root = dataset(make_bids, ["T1w", "FLAIR", "acq-x_T2w"])
+    graph = Graph(root, (PEPSI, BRAINID), save_features="dense")
+    written = [n.inputs.out_path for n in graph.nodes.values() if "save_" in n.name]
+    assert sorted(written) == sorted(str(file.path) for plan in graph.plans for file in plan.planned())
+
+
+def test_all_inputs_that_must_be_given_are_connected(make_bids):
+    graph = Graph(dataset(make_bids, ["T1w", "FLAIR"]), (PEPSI, BRAINID), bias_correct=True)
+    for name, node in graph.nodes.items():
+        fed = {field for *_, edge in graph.graph.in_edges(node, data=True) for _, field in edge["connect"]}
+        for trait, spec in node.inputs.traits(mandatory=True).items():
+            assert trait in fed or getattr(node.inputs, trait) is not spec.default, f"{name}.{trait}"
+
+
+def test_node_names_say_subject_session_scan(make_bids):
+    root = make_bids(["sub-01/ses-A/anat/sub-01_ses-A_acq-tra_FLAIR.nii.gz", "sub-02/anat/sub-02_T1w.nii.gz"])
+    graph = Graph(root)
+    assert "sub_01_wf.ses_A_wf.acq_tra_FLAIR_wf.preprocess_wf.conform" in graph.nodes
+    assert "sub_02_wf.session_wf.T1w_wf.pepsi_wf.represent" in graph.nodes
+    prefixes = node_prefixes(graph.plans[0])
+    assert prefixes == {"sub_01_wf.ses_A_wf.acq_tra_FLAIR_wf.": "acq-tra_FLAIR"}
+
+
+def test_crash_files_go_to_the_session(make_bids):
+    root = make_bids([f"sub-01/ses-{s}/anat/sub-01_ses-{s}_T1w.nii.gz" for s in "AB"])
+    graph = Graph(root)
+    for name, node in graph.nodes.items():
+        folder = node.config["execution"]["crashdump_dir"]
+        label = "ses-A" if "ses_A" in name else "ses-B"
+        assert folder == str(root.parent / "out/sub-01" / label / "log" / graph.settings.run_uuid)
+
+
+def test_bias_correction_only_where_wanted(make_bids):
+    root = dataset(make_bids, ["T1w", "FLAIR"])
+    assert not Graph(root).ends("bias_correct")
+    assert len(Graph(root, bias_correct=True).ends("bias_correct")) == 2
+
+
+def test_heavy_nodes_say_what_they_need(make_bids):
+    graph = Graph(dataset(make_bids, ["T1w"]), (PEPSI, BRAINID), omp_nthreads=3)
+    narrow, wide = (graph.nodes[graph.ends(f"{m}_wf.represent")[0]] for m in ("pepsi", "brainid"))
+    assert narrow.n_procs == wide.n_procs == 3
+    assert 1 < narrow.mem_gb < wide.mem_gb < 6
+    assert not wide.is_gpu_node()
+
+
+def test_a_given_mask_reaches_its_node(make_bids):
+    root = dataset(make_bids, ["T1w"])
+    given = make_bids(["sub-01/anat/sub-01_desc-brain_mask.nii.gz"], root="masks")
+    graph = Graph(root, derivatives={"masks": given})
+    (name,) = graph.ends("brain_mask")
+    assert graph.nodes[name].inputs.given_mask == str(given / "sub-01/anat/sub-01_desc-brain_mask.nii.gz")
+
+
+def test_lesions_of_one_scan_do_not_wait_for_another(make_bids):
+    import networkx as nx
+
+    graph = Graph(dataset(make_bids, ["T1w", "FLAIR", "T2w"]))
+    (lesions,) = graph.ends("FLAIR_wf.pepsi_wf.save_lesion_mask")
+    before = {n.fullname for n in nx.ancestors(graph.graph, graph.nodes[lesions])}
+    assert not any("T2w_wf" in name for name in before)

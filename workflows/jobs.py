@@ -1,0 +1,146 @@
+"""The sessions of a run, what is still to do in each, and what became of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bidsrep.bids.names import log_dir
+from bidsrep.bids.scans import Scan, Session
+from bidsrep.reports.crashes import Crash, crashes_of
+from bidsrep.settings import Settings
+from bidsrep.workflows import ledger
+from bidsrep.workflows.models import RunModels
+from bidsrep.workflows.participant import node_prefixes
+from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
+
+
+@dataclass
+class SessionJob:
+    """One session of a run.
+
+    Parameters
+    ----------
+    session : Session
+        What was found.
+    reasons : dict
+        Model to why it has to run; models that are done already are not in it.
+    plan : SessionPlan, optional
+        What is to be made; None if nothing is left to do, or nothing can be done.
+    """
+
+    session: Session
+    settings: Settings
+    specs: tuple[ModelSpec, ...]
+    reasons: dict[str, str] = field(default_factory=dict)
+    plan: SessionPlan | None = None
+    failed: list[Scan] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    done: bool = False
+    retried: bool = False
+    _seen: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, session: Session, settings: Settings, models: RunModels) -> "SessionJob":
+        """Find out what is to do in a session."""
+        job = cls(session, settings, models.specs)
+        for spec in models.specs:
+            alone = plan_session(session, settings, [spec])
+            if alone is None:
+                continue
+            wanted = ledger.fingerprint(alone, settings, spec)
+            reason = ledger.why_stale(session, spec.name, wanted, settings.out_dir)
+            if reason is not None:
+                job.reasons[spec.name] = reason
+        job.plan = plan_session(session, settings, job.to_do) if job.reasons else None
+        job.messages = [str(problem) for problem in session.problems]
+        return job
+
+    @property
+    def to_do(self) -> list[ModelSpec]:
+        """The models that have to run."""
+        return [spec for spec in self.specs if spec.name in self.reasons]
+
+    @property
+    def label(self) -> str:
+        """The session's name, such as ``sub-01 ses-A``."""
+        return self.session.label.replace("_", " ")
+
+    @property
+    def ok(self) -> bool:
+        """Whether every scan of the session has everything that was asked for."""
+        return not self.messages and (self.done or not self.reasons)
+
+    @property
+    def log_dir(self) -> Path:
+        """Where this run leaves the session's settings and crash files."""
+        return log_dir(self.settings.out_dir, self.session, self.settings.run_uuid)
+
+    def take_stock(self) -> bool:
+        """Look at what a pass of the graph left; tell whether another pass is worthwhile.
+
+        A failed scan is left out of the next pass, in which the others, whose steps are done and not
+        repeated, get to what needs all of them. If it was the reference, another scan takes its place.
+        Steps whose process was killed get a second chance, since a neighbour's fall takes them along.
+        """
+        if self.plan is None:
+            return False
+        crashes = self._new_crashes()
+        missing = ledger.missing_files(self.plan.paths())
+        if not missing and not crashes:
+            self._finish()
+            return False
+        if crashes and not self.retried and all(crash.killed for crash in crashes):
+            self.retried = True
+            return True
+        prefixes = node_prefixes(self.plan)
+        keys = {key for crash in crashes for prefix, key in prefixes.items() if prefix in crash.node}
+        self.messages += [_explain(crash, prefixes) for crash in crashes]
+        if not keys:
+            if not crashes:
+                self.messages.append(
+                    f"{len(missing)} files were not written, the first is {missing[0].name}."
+                )
+            return False
+        self.failed += [scan.scan for scan in self.plan.scans if scan.scan.key in keys]
+        self.plan = plan_session(self.session, self.settings, self.to_do, without=self.failed)
+        return self.plan is not None
+
+    def _new_crashes(self) -> list[Crash]:
+        found = crashes_of(self.log_dir.parent, self.settings.out_dir, self.log_dir.name)
+        new = [crash for crash in found if crash.file not in self._seen]
+        self._seen.update(crash.file for crash in new)
+        return new
+
+    def _finish(self) -> None:
+        """Record what is done; if scans were lost on the way, the next run tries them again."""
+        self.done = True
+        lost = [scan.key for scan in self.failed]
+        for spec in self.to_do:
+            alone = plan_session(self.session, self.settings, [spec], without=self.failed)
+            assert alone is not None
+            wanted = ledger.fingerprint(alone, self.settings, spec)
+            ledger.record(self.session, spec.name, wanted, alone.paths(), self.settings.out_dir, lost)
+
+
+def failed_subjects(jobs: Iterable[SessionJob]) -> dict[str, list[str]]:
+    """Map every subject that has trouble to its messages."""
+    trouble: dict[str, list[str]] = {}
+    for job in jobs:
+        if not job.ok:
+            trouble.setdefault(job.session.subject, []).extend(job.messages)
+    return trouble
+
+
+def by_subject(jobs: Sequence[SessionJob]) -> Mapping[str, list[SessionJob]]:
+    """Group jobs by subject, in their order."""
+    groups: dict[str, list[SessionJob]] = {}
+    for job in jobs:
+        groups.setdefault(job.session.subject, []).append(job)
+    return groups
+
+
+def _explain(crash: Crash, prefixes: Mapping[str, str]) -> str:
+    """Say which scan failed, at which step, and why."""
+    scan = next((key for prefix, key in prefixes.items() if prefix in crash.node), "")
+    step = crash.node.rpartition(".")[2]
+    return f"{scan or 'session'}, step {step}: {crash.text} (traceback: {crash.file})"

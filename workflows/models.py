@@ -1,0 +1,121 @@
+"""The models of a run: their weights are found and checked before anything is computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bidsrep.bids.files import sha256_file
+from bidsrep.errors import WeightsError
+from bidsrep.settings import Settings
+from bidsrep.workflows.plan import ModelSpec
+
+BRAINMASK, SYNTHSTRIP = "brainmask", "synthstrip"
+NO_SYNTHSTRIP = (
+    "--skull-strip-method synthstrip: give its weights with --weights synthstrip=FILE{}. FreeSurfer has them "
+    "as $FREESURFER_HOME/models/synthstrip.1.pt"
+)
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """What every graph of a run needs to know of networks and hardware.
+
+    Parameters
+    ----------
+    specs : tuple of ModelSpec
+        The models the user asked for.
+    weights : mapping
+        Name to weights file, that of the brain mask among them if it is there.
+    sha256 : mapping
+        Name to the hash of that file.
+    device : str
+        ``cpu`` or ``cuda:N``.
+    mask_entry : mapping, optional
+        The ``Model`` block of the brain mask's network, for sidecars; None if it is not used.
+    """
+
+    specs: tuple[ModelSpec, ...]
+    weights: Mapping[str, Path]
+    sha256: Mapping[str, str]
+    device: str = "cpu"
+    mask_entry: Mapping[str, str] | None = None
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether networks run on a GPU."""
+        return self.device != "cpu"
+
+
+def describe_models(settings: Settings) -> RunModels:
+    """Find, check and describe the weights of a run.
+
+    Raises
+    ------
+    WeightsError
+        If some are missing, or are not what their card says.
+    UsageError
+        If the device is not there.
+    """
+    from bidsrep.bids.sidecars import model_entry
+    from bidsrep.models.device import resolve_device
+
+    cards, weights = {}, {}
+    for name in (*settings.models, *_mask_weights(settings)):
+        weights[name] = _find(name, settings)
+        cards[name] = _verify(weights[name])
+    sha256 = {name: str(card["weights"]["sha256"]) for name, card in cards.items()}
+    if settings.skull_strip_method == SYNTHSTRIP and settings.skull_strip != "skip":
+        weights[SYNTHSTRIP] = _synthstrip(settings)
+        sha256[SYNTHSTRIP] = sha256_file(weights[SYNTHSTRIP])
+    mask = {name: sha256[name] for name in (BRAINMASK, SYNTHSTRIP) if name in sha256}
+    specs = tuple(_spec(name, cards[name], mask) for name in settings.models)
+    mask_entry = model_entry(BRAINMASK, cards[BRAINMASK]) if BRAINMASK in cards else None
+    return RunModels(specs, weights, sha256, str(resolve_device(settings.device)), mask_entry)
+
+
+def _mask_weights(settings: Settings) -> tuple[str, ...]:
+    """Name the brain mask's network if it may be needed; scans may all turn out to be stripped."""
+    if settings.skull_strip == "skip" or settings.skull_strip_method != "bidsrep":
+        return ()
+    try:
+        _find(BRAINMASK, settings)
+    except WeightsError:
+        if settings.skull_strip == "force" or BRAINMASK in settings.weights:
+            raise
+        return ()  # the first scan that needs it says so
+    return (BRAINMASK,)
+
+
+def _synthstrip(settings: Settings) -> Path:
+    given = settings.weights.get(SYNTHSTRIP)
+    if given is None or not Path(given).is_file():
+        raise WeightsError(NO_SYNTHSTRIP.format(f" ({given} is not there)" if given else ""))
+    return Path(given).resolve()
+
+
+def _find(name: str, settings: Settings) -> Path:
+    from bidsrep.models.library import find_weights
+
+    return find_weights(name, settings.weights.get(name), settings.models_dir).resolve()
+
+
+def _verify(path: Path) -> dict:
+    from bidsrep.models.weights import verify
+
+    return verify(path)
+
+
+def _spec(name: str, card: dict, other_weights: Mapping[str, str]) -> ModelSpec:
+    from bidsrep.bids.sidecars import model_entry
+    from bidsrep.models.checkpoints import network_arguments
+    from bidsrep.models.registry import model_class
+
+    arguments = network_arguments(card["architecture"])
+    with_image = arguments.get("with_image", ())
+    outputs = {
+        task.name: task.file_kind
+        for task in model_class(name).tasks
+        if task.head in arguments["outputs"] and task.with_image == (task.head in with_image)
+    }
+    width = int(arguments.get("f_maps", 64))
+    return ModelSpec(name, outputs, model_entry(name, card), width, other_weights)

@@ -1,0 +1,171 @@
+"""One scan and one model: features, predictions, lesions, figures."""
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from bidsrep.interfaces.lesions import LesionMask
+from bidsrep.interfaces.reportlets import LesionFigure, SynthesisFigure
+from bidsrep.interfaces.represent import Represent
+from bidsrep.settings import Settings
+from bidsrep.workflows.models import RunModels
+from bidsrep.workflows.outputs import init_save_node
+from bidsrep.workflows.plan import LESION, SEGMENTATION, SYNTHETIC, Prediction, ScanPlan
+
+BASE_GB, GB_PER_CHANNEL = 1.0, 0.05
+"""Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images."""
+
+
+def init_represent_wf(
+    plan: ScanPlan, prediction: Prediction, settings: Settings, models: RunModels, name: str
+) -> pe.Workflow:
+    """Build what one model makes of one scan.
+
+    Inputs
+    ------
+    preproc, mask
+        The scan and its brain mask on the reference grid.
+    conformed, native_mask
+        The same on the scan's own grid.
+    transform
+        ITK text transform to the reference; not for the reference itself.
+    reference_preproc
+        The session's reference on its grid, to compare predictions with.
+
+    Outputs
+    -------
+    images
+        Every prediction by name.
+    lesions
+        Lesion mask on the reference grid, where the model predicts lesions.
+    lattice
+        Features on every fourth voxel.
+    """
+    workflow = pe.Workflow(name)
+    inputnode = pe.Node(
+        niu.IdentityInterface(
+            fields=["preproc", "mask", "conformed", "native_mask", "transform", "reference_preproc"]
+        ),
+        name="inputnode",
+    )
+    outputnode = pe.Node(niu.IdentityInterface(fields=["images", "lesions", "lattice"]), name="outputnode")
+    represent = _init_represent(plan, prediction, settings, models)
+    workflow.connect([
+        (inputnode, represent, [("preproc", "in_file"), ("mask", "mask_file")]),
+        (represent, outputnode, [("images", "images"), ("lattice", "lattice")]),
+    ])  # fmt: skip
+    kinds = {role: kind for role, kind in prediction.model.outputs.items() if role in prediction.files}
+    for role, kind in kinds.items():
+        save = init_save_node(prediction.files[role], name=f"save_{role}")
+        workflow.connect([(represent, save, [(("images", _pick, role), "in_file")])])
+        if kind == LESION:
+            _add_lesions(workflow, plan, prediction, settings, role, inputnode, represent, outputnode)
+        if kind == SEGMENTATION:
+            save_dseg_table = init_save_node(prediction.files["dseg_table"], name="save_dseg_table")
+            workflow.connect([(represent, save_dseg_table, [("label_table", "in_file")])])
+    for role in ("embedding", "features"):
+        if role in prediction.files:
+            save = init_save_node(prediction.files[role], name=f"save_{role}")
+            workflow.connect([(represent, save, [(role, "in_file")])])
+    if SYNTHETIC in kinds.values():
+        contrasts = [role for role, kind in kinds.items() if kind == SYNTHETIC]
+        _add_synthesis_figure(workflow, plan, prediction, contrasts, inputnode, represent)
+    return workflow
+
+
+def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, models: RunModels) -> pe.Node:
+    """Build the node of the network, annotated with what it takes."""
+    model = prediction.model
+    return pe.Node(
+        Represent(
+            model=model.name,
+            weights=str(models.weights[model.name]),
+            weights_sha256=models.sha256[model.name],
+            lesion_threshold=settings.lesion_threshold,
+            min_lesion_volume=settings.min_lesion_volume,
+            regional="embedding" in prediction.files,
+            dense="features" in prediction.files,
+            source=str(plan.scan.path),
+            device=models.device,
+            use_gpu=models.use_gpu,
+            precision=settings.precision,
+            num_threads=settings.omp_nthreads,
+        ),
+        name="represent",
+        mem_gb=(BASE_GB + GB_PER_CHANNEL * model.width) / settings.resolution**3,
+        n_procs=1 if models.use_gpu else settings.omp_nthreads,
+    )
+
+
+def _add_lesions(
+    workflow: pe.Workflow,
+    plan: ScanPlan,
+    prediction: Prediction,
+    settings: Settings,
+    role: str,
+    inputnode: pe.Node,
+    represent: pe.Node,
+    outputnode: pe.Node,
+) -> None:
+    """Add lesion masks on the reference grid and on the scan's own, and their figure."""
+    limits = {"threshold": settings.lesion_threshold, "min_volume": settings.min_lesion_volume}
+    lesion_mask = pe.Node(LesionMask(**limits), name="lesion_mask")
+    lesion_figure = pe.Node(LesionFigure(title=plan.scan.key), name="lesion_figure")
+    save_lesion_mask = init_save_node(prediction.files["lesion_mask"], name="save_lesion_mask")
+    save_lesion_figure = init_save_node(prediction.files["lesion_figure"], name="save_lesion_figure")
+    probability = ("images", _pick, role)
+    workflow.connect([
+        (represent, lesion_mask, [(probability, "in_file")]),
+        (inputnode, lesion_mask, [("mask", "mask_file")]),
+        (lesion_mask, save_lesion_mask, [("out_file", "in_file")]),
+        (lesion_mask, outputnode, [("out_file", "lesions")]),
+        (inputnode, lesion_figure, [("preproc", "in_file"), ("mask", "mask_file")]),
+        (represent, lesion_figure, [(probability, "probability")]),
+        (lesion_mask, lesion_figure, [("out_file", "lesions")]),
+        (lesion_figure, save_lesion_figure, [("out_file", "in_file")]),
+    ])  # fmt: skip
+    if "lesion_mask_native" not in prediction.files:
+        return
+    native_lesion_mask = pe.Node(LesionMask(**limits), name="native_lesion_mask")
+    save_native_lesion_mask = init_save_node(
+        prediction.files["lesion_mask_native"], name="save_native_lesion_mask"
+    )
+    workflow.connect([
+        (represent, native_lesion_mask, [(probability, "in_file")]),
+        (inputnode, native_lesion_mask, [("conformed", "native_file"), ("native_mask", "mask_file")]),
+        (native_lesion_mask, save_native_lesion_mask, [("out_file", "in_file")]),
+    ])  # fmt: skip
+    if not plan.is_reference:
+        workflow.connect([(inputnode, native_lesion_mask, [("transform", "transform")])])
+
+
+def _add_synthesis_figure(
+    workflow: pe.Workflow,
+    plan: ScanPlan,
+    prediction: Prediction,
+    contrasts: list[str],
+    inputnode: pe.Node,
+    represent: pe.Node,
+) -> None:
+    """Add the figure of what was predicted; a contrast that was acquired is shown beside it."""
+    synthesis_figure = pe.Node(
+        SynthesisFigure(
+            title=plan.scan.key,
+            source_name=plan.scan.suffix,
+            reference_name=plan.reference_suffix,
+            contrasts=contrasts,
+        ),
+        name="synthesis_figure",
+    )
+    save_synthesis_figure = init_save_node(prediction.files["synthesis_figure"], name="save_synthesis_figure")
+    workflow.connect([
+        (inputnode, synthesis_figure, [("preproc", "in_file"), ("mask", "mask_file")]),
+        (represent, synthesis_figure, [("images", "images")]),
+        (synthesis_figure, save_synthesis_figure, [("out_file", "in_file")]),
+    ])  # fmt: skip
+    if not plan.is_reference:
+        workflow.connect([(inputnode, synthesis_figure, [("reference_preproc", "reference")])])
+
+
+def _pick(images, name):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
+    """Take one prediction out of all."""
+    return images[name]

@@ -1,0 +1,181 @@
+"""The participant level: find the scans, plan, compute what is not there yet, report."""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bidsrep.bids.dataset import write_dataset_files
+from bidsrep.bids.discovery import find_sessions
+from bidsrep.bids.names import report_path
+from bidsrep.bids.provenance import write_provenance
+from bidsrep.errors import ExitCode
+from bidsrep.settings import Settings
+from bidsrep.workflows.execution import configure_nipype, make_plugin, thread_limits
+from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
+from bidsrep.workflows.models import RunModels, describe_models
+from bidsrep.workflows.plan import describe
+
+LOGGER = logging.getLogger("bidsrep")
+CANNOT_RUN = "nothing was computed although {} sessions wait: {}"
+
+
+def run_participants(settings: Settings) -> int:
+    """Process the wanted subjects; give the exit code.
+
+    0 if every scan of every subject has everything that was asked for, 1 if some do not. Errors that
+    concern the run as a whole (no dataset, no scans, no weights) are raised.
+    """
+    sessions = find_sessions(settings)
+    if settings.reports_only:
+        subjects = list(dict.fromkeys(session.subject for session in sessions))
+        failed = write_reports(settings, {subject: [] for subject in subjects})
+        LOGGER.info("%s", _reports_line(len(subjects), failed))
+        return ExitCode.SOME_FAILED if failed else ExitCode.OK
+    models = describe_models(settings)
+    jobs = [SessionJob.of(session, settings, models) for session in sessions]
+    if settings.dry_run:
+        sys.stdout.write("\n".join(dry_run(jobs, settings)) + "\n")
+        return ExitCode.OK
+    write_dataset_files(settings, {scan.suffix for session in sessions for scan in session.scans})
+    compute(jobs, settings, models)
+    trouble = failed_subjects(jobs)
+    for subject, messages in trouble.items():
+        for message in messages:
+            LOGGER.error("sub-%s: %s", subject, message)
+    failed_reports = write_reports(settings, _reports_due(jobs, settings))
+    LOGGER.info("%s", summary(jobs, failed_reports))
+    return ExitCode.SOME_FAILED if trouble or failed_reports else ExitCode.OK
+
+
+def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -> None:
+    """Run the graph of all sessions that have something to do, again without what failed, until done."""
+    waiting = [job for job in jobs if job.plan is not None]
+    for job in jobs:
+        if job.plan is None and not job.reasons and job.session.scans:
+            LOGGER.info("%s: up to date.", job.label)
+    for job in waiting:
+        why = ", ".join(f"{model} ({reason})" for model, reason in job.reasons.items())
+        LOGGER.info("%s: %d scan(s); to do: %s.", job.label, len(job.session.scans), why)
+        job.log_dir.mkdir(parents=True, exist_ok=True)
+        settings.to_toml(job.log_dir / "bidsrep.toml")
+    isolate = False
+    with thread_limits(settings):
+        while waiting:
+            started = _now()
+            error = run_graph(waiting, settings, models, isolate)
+            again = [job for job in waiting if job.take_stock()]
+            _record(waiting, settings, started)
+            touched = [job for job in waiting if job.done or job.messages or job.retried]
+            if error is not None and not touched:
+                raise error
+            if error is not None and settings.stop_on_first_crash:
+                return
+            waiting, isolate = again, any(job.retried for job in again)
+
+
+def run_graph(
+    jobs: Sequence[SessionJob], settings: Settings, models: RunModels, isolate: bool = False
+) -> Exception | None:
+    """Build and run one graph for several sessions; give the error Nipype ends with, if any."""
+    configure_nipype(settings, settings.out_dir / "logs")  # before the graph: it copies the configuration
+    from bidsrep.workflows.participant import init_bidsrep_wf
+
+    workflow = init_bidsrep_wf([job.plan for job in jobs if job.plan is not None], settings, models)
+    if settings.write_graph:
+        draw_graph(workflow, settings)
+    plugin, arguments = make_plugin(settings, gpus=int(models.use_gpu), isolate=isolate)
+    try:
+        workflow.run(plugin=plugin, plugin_args=arguments)
+    except Exception as error:  # noqa: BLE001 - the crash files tell which step failed and why
+        return error
+    return None
+
+
+def draw_graph(workflow, settings: Settings) -> Path:  # noqa: ANN001 (nipype is imported late)
+    """Draw the graph into the output's ``logs``: a dot file, and an SVG where Graphviz is installed."""
+    path = settings.out_dir / "logs" / "graph.dot"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        workflow.write_graph(graph2use="colored", dotfilename=str(path), format="svg", simple_form=True)
+    except (OSError, RuntimeError) as error:
+        LOGGER.warning("The graph could not be drawn (%s); is Graphviz installed?", error)
+    return path
+
+
+def write_reports(settings: Settings, subjects: dict[str, list[str]]) -> list[str]:
+    """Write the pages of some subjects (label to warnings to show); give the labels that failed."""
+    from bidsrep.reports.subject import write_subject_report
+
+    failed = []
+    for subject, notes in subjects.items():
+        if not (settings.out_dir / f"sub-{subject}").is_dir():
+            LOGGER.warning("sub-%s: there are no results to report.", subject)
+            failed.append(subject)
+            continue
+        try:
+            write_subject_report(settings.out_dir, subject, notes=notes)
+        except Exception as error:  # a page must not cost the results, nor the other pages
+            LOGGER.error("sub-%s: the report failed (%s: %s).", subject, type(error).__name__, error)
+            LOGGER.debug("sub-%s: the report failed.", subject, exc_info=True)
+            failed.append(subject)
+    return failed
+
+
+def dry_run(jobs: Iterable[SessionJob], settings: Settings) -> Iterable[str]:
+    """Say, line by line, what a run would write and why."""
+    for job in jobs:
+        for problem in job.session.problems:
+            yield f"{job.label}: NOT USABLE: {problem}"
+        if job.plan is None:
+            if job.session.scans:
+                yield f"{job.label}: up to date, nothing would be written."
+            continue
+        scans = ", ".join(scan.scan.key for scan in job.plan.scans)
+        yield f"{job.label}: scans {scans}; reference {job.plan.reference.scan.key}"
+        for model, reason in job.reasons.items():
+            yield f"  {model}: {reason}"
+        for line in describe(job.plan, settings.out_dir):
+            yield f"    {line}"
+    yield "And for the dataset: dataset_description.json, descriptions.tsv, README.md, .bidsignore,"
+    yield "  logs/CITATION.md and .bib, one page (sub-*.html) and a record (prov/sub-*/) per subject."
+
+
+def summary(jobs: Sequence[SessionJob], failed_reports: Sequence[str] = ()) -> str:
+    """Sum a run up: ``3 ok, 1 failed (sub-04), 4/4 reports``."""
+    subjects = by_subject(jobs)
+    trouble = failed_subjects(jobs)
+    text = f"{len(subjects) - len(trouble)} ok"
+    if trouble:
+        text += f", {len(trouble)} failed ({', '.join(f'sub-{s}' for s in trouble)})"
+    return f"{text}, {_reports_line(len(subjects), failed_reports)}"
+
+
+def _reports_line(count: int, failed: Sequence[str]) -> str:
+    return f"{count - len(failed)}/{count} reports"
+
+
+def _reports_due(jobs: Sequence[SessionJob], settings: Settings) -> dict[str, list[str]]:
+    """Choose the subjects whose page is missing or out of date, with what it shall warn of."""
+    due = {}
+    for subject, group in by_subject(jobs).items():
+        changed = any(job.reasons or job.messages for job in group)
+        if changed or not report_path(settings.out_dir, subject).is_file():
+            problems = [str(problem) for job in group for problem in job.session.problems]
+            due[subject] = problems
+    return due
+
+
+def _record(jobs: Iterable[SessionJob], settings: Settings, started: str) -> None:
+    """Write the provenance of the sessions that are done."""
+    from bidsrep.workflows.provenance import session_steps
+
+    for job in jobs:
+        if job.done and job.plan is not None:
+            write_provenance(settings, job.session, session_steps(job.plan), started=started, ended=_now())
+            LOGGER.info("%s: done.", job.label)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
