@@ -194,7 +194,7 @@ def _compare(
 def match(real: Volume, predicted: Volume, brain: np.ndarray) -> tuple[Volume, float]:
     """Scale an acquired image to a prediction by the line that fits best in the brain; give Pearson's r too."""
     x, y = real.data[brain].astype(np.float64), predicted.data[brain].astype(np.float64)
-    if x.std() == 0 or y.std() == 0:
+    if not x.size or x.std() == 0 or y.std() == 0:
         return real.replace(np.zeros_like(real.data)), float("nan")
     fit = float(np.corrcoef(x, y)[0, 1])
     slope = y.std() / x.std() * (1.0 if fit >= 0 else -1.0)  # both errors count: reduced major axis

@@ -244,10 +244,10 @@ def _records(out_dir: Path, place: Session) -> list[dict[str, Any]]:
 
 def _lost(out_dir: Path, records: list[dict[str, Any]]) -> list[str]:
     """Find scans that are recorded as failed, and files that are recorded as made and are gone."""
-    lost = set()
+    lost: set[str] = set()
     for content in records:
         failed, outputs = content.get("failed"), content.get("outputs")
-        lost.update(f"everything from {key}" for key in failed or () if isinstance(failed, list))
+        lost.update(f"everything from {key}" for key in (failed if isinstance(failed, list) else ()))
         names = outputs if isinstance(outputs, Mapping) else ()
         lost.update(str(name) for name in names if not (out_dir / str(name)).is_file())
     return sorted(lost)

@@ -1,0 +1,192 @@
+"""The subject's page: what it shows, that it loads nothing from elsewhere, that nothing breaks out of the text."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fake_derivatives import CARD, FIGURE, FakeRun, write, write_json
+
+from bidsrep.bids.methods import write_citation
+from bidsrep.bids.scans import Scan
+from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown, read_bibtex
+from bidsrep.reports.results import ModelUse
+from bidsrep.reports.subject import write_subject_report
+from bidsrep.settings import Settings
+
+
+class Links(HTMLParser):
+    """Collects what a page loads or links to, and the ids it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.linked: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.loaded += [values[name] for name in ("src", "data", "srcset") if values.get(name)]
+        if tag == "link":
+            self.loaded.append(values.get("href", ""))
+        elif values.get("href"):
+            self.linked.append(values["href"])
+        if values.get("id"):
+            self.ids.append(values["id"])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two sessions of one subject and one of another, with the text to cite."""
+    out = tmp_path / "out"
+    fake = FakeRun(out)
+    fake.session("01", "1")
+    fake.session("01", "10", ("T1w",))
+    fake.session("010", "1")
+    settings = Settings(bids_dir=tmp_path / "raw", out_dir=out, models=("pepsi",), work_dir=tmp_path / "work")
+    write_citation(out, settings)
+    return fake
+
+
+class TestPage:
+    def test_it_is_named_as_the_design_says(self, run):
+        assert write_subject_report(run.out_dir, "01") == run.out_dir / "sub-01.html"
+
+    def test_every_figure_is_there_once(self, run):
+        text = write_subject_report(run.out_dir, "01").read_text()
+        shown = [name.removeprefix("./") for name in Links(text).loaded]
+        figures = sorted((run.out_dir / "sub-01" / "figures").iterdir())
+        assert sorted(shown) == [path.relative_to(run.out_dir).as_posix() for path in figures]
+
+    def test_a_session_shows_its_own_figures_alone(self, run):
+        """Sessions 1 and 10: a match by a part of the label would mix them."""
+        text = write_subject_report(run.out_dir, "01").read_text()
+        first = text[text.index('id="group-2-1"') : text.index('id="group-2-2"')]
+        assert "ses-1_desc-brain_T1w.svg" in first
+        assert "ses-10_" not in first
+
+    def test_nothing_is_loaded_from_elsewhere(self, run):
+        links = Links(write_subject_report(run.out_dir, "01").read_text())
+        assert all((run.out_dir / name).is_file() for name in links.loaded)
+        outside = [name for name in links.linked if "://" in name]
+        assert all(name.startswith("https://doi.org/") or "nipreps.org" in name for name in outside)
+
+    def test_links_inside_the_page_lead_somewhere(self, run):
+        links = Links(write_subject_report(run.out_dir, "01").read_text())
+        assert {name[1:] for name in links.linked if name.startswith("#")} <= set(links.ids)
+        assert len(links.ids) == len(set(links.ids))
+
+    def test_the_summary_names_scans_weights_and_licences(self, run):
+        text = write_subject_report(run.out_dir, "01").read_text()
+        for wanted in ("sub-01_ses-1_FLAIR.nii.gz", "1,312 ml", "pepsi-compact-1", "ab" * 32, "Apache-2.0"):
+            assert wanted in text
+
+    def test_figures_are_not_rewritten(self, run):
+        before = {path: path.stat().st_mtime_ns for path in (run.out_dir / "sub-01" / "figures").iterdir()}
+        write_subject_report(run.out_dir, "01")
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+        assert all(path.read_text() == FIGURE for path in before)
+
+    def test_the_same_derivatives_give_the_same_bytes(self, run):
+        first = write_subject_report(run.out_dir, "01").read_bytes()
+        (run.out_dir / "sub-01.html").unlink()
+        assert write_subject_report(run.out_dir, "01").read_bytes() == first
+        assert str(run.out_dir).encode() not in first
+
+    def test_an_unchanged_page_is_left_alone(self, run):
+        page = write_subject_report(run.out_dir, "01")
+        before = page.stat().st_mtime_ns
+        assert write_subject_report(run.out_dir, "01").stat().st_mtime_ns == before
+
+    def test_no_session_no_heading(self, tmp_path):
+        fake = FakeRun(tmp_path)
+        fake.session("01")
+        text = write_subject_report(tmp_path, "01").read_text()
+        assert "Session 1" not in text
+        assert "sub-01_desc-pepsiLesions_FLAIR.svg" in text
+
+    def test_a_subject_without_results_has_a_page(self, tmp_path):
+        FakeRun(tmp_path).crash("01")
+        text = write_subject_report(tmp_path, "01").read_text()
+        assert "nothing was made" in text
+        assert "1 step failed" in text
+
+    def test_notes_are_shown(self, run):
+        text = write_subject_report(run.out_dir, "01", notes=["T2w.nii.gz is empty & left out"]).read_text()
+        assert "T2w.nii.gz is empty &amp; left out" in text
+
+    def test_warnings_are_in_plain_words(self, tmp_path):
+        FakeRun(tmp_path).session("01", volume=500)
+        text = write_subject_report(tmp_path, "01").read_text()
+        assert "a whole adult brain holds 1,000 to 1,800 ml" in text
+        assert "complete, 2 warnings" in text
+
+
+class TestEscaping:
+    def test_crash_files_are_text(self, run):
+        run.crash("01", "1")
+        text = write_subject_report(run.out_dir, "01").read_text()
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;.nii.gz: is cut short." in text
+        assert "<script>alert" not in text
+
+    def test_sidecars_and_tables_are_text(self, run):
+        evil = '"><img src=x onerror=alert(1)>'
+        for path in (run.out_dir / "sub-01" / "ses-1" / "anat").glob("*embedding.tsv"):
+            write_json(path, {"Model": CARD | {"Weights": evil, "License": evil}})
+        table = next((run.out_dir / "sub-01" / "ses-1" / "anat").glob("*_metrics.tsv"))
+        table.write_text(table.read_text() + f"{evil}\t{evil}\t{evil}\t{evil}\t{evil}\n")
+        text = write_subject_report(run.out_dir, "01").read_text()
+        assert "<img" not in text
+        assert Links(text).loaded
+        assert evil.replace('"', "&#34;").replace("<", "&lt;").replace(">", "&gt;") in text
+
+    def test_the_output_folder_may_have_any_name(self, tmp_path):
+        folder = tmp_path / "o'ut {subject} <b>"
+        fake = FakeRun(folder)
+        fake.session("01")
+        text = write_subject_report(folder, "01").read_text()
+        assert "<b>.svg" not in text
+        assert sum(name.endswith(".svg") for name in Links(text).loaded) == 6
+
+    def test_figures_of_foreign_names_are_left_out(self, run):
+        scan = Scan(run.out_dir, "01", "1", "T1w")
+        write(run.figure(scan, "brain").with_name('sub-01_ses-1_desc-"><script>_T1w.svg'), FIGURE)
+        assert '"><script>_' not in write_subject_report(run.out_dir, "01").read_text()
+
+
+class TestMethods:
+    text = "We used *pepsi* [@pepsi; @bids] & <others> [@pepsi].\n\n# Head\n\nMore [@nobody].\n"
+
+    def test_citations_are_numbered_in_the_order_of_the_text(self):
+        html = methods_html(self.text)
+        assert '<a href="#ref-pepsi">1</a>, <a href="#ref-bids">2</a>' in html
+        assert html.index('id="ref-pepsi"') < html.index('id="ref-bids"')
+        assert "<em>pepsi</em>" in html
+        assert "&amp; &lt;others&gt;" in html
+        assert "[nobody]" in html
+
+    def test_references_are_readable(self):
+        html = methods_html(self.text)
+        assert "Liu P, Puonti O, Sorby-Adams A, et al. (2024)" in html
+        assert "PEPSI: Pathology-Enhanced" in html
+        assert 'href="https://doi.org/10.1038/sdata.2016.44"' in html
+
+    def test_bibtex_has_what_is_cited(self):
+        keys = [reference.key for reference in read_bibtex(methods_bibtex(self.text + "[@nibabel]"))]
+        assert keys == ["pepsi", "bids", "nibabel"]
+
+    def test_the_weights_are_named(self, tmp_path):
+        use = ModelUse("pepsi", "pepsi-compact-1", "ab" * 32, "self-trained", "Apache-2.0")
+        text = methods_markdown(tmp_path, [use])
+        assert "weights pepsi-compact-1 (SHA-256 abababababab, self-trained, licence Apache-2.0)" in text
+        assert "not there" in text  # no CITATION.md
+
+    def test_a_link_is_https_or_none(self):
+        entry = "@misc{x,\n  title = {T},\n  howpublished = {javascript:alert(1)}\n}"
+        (reference,) = read_bibtex(entry)
+        assert "href" not in reference.to_html()
+
+    def test_every_citation_of_a_run_is_resolved(self, run):
+        text = methods_markdown(run.out_dir, [])
+        assert not re.search(r"\[@", methods_html(text))
+        assert 'href="#ref-nipype"' in methods_html(text)
