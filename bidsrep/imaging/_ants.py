@@ -25,6 +25,17 @@ def import_ants(threads: int = 1) -> ModuleType:
     return ants
 
 
+def set_seed(seed: int) -> None:
+    """Fix the seed of the next registrations; without it ANTs takes the clock.
+
+    antspyx 0.6 swallows the `random_seed` its documentation promises, and reads this setting alone.
+    With ``on=False`` the function has no side effect but this (else it reseeds numpy, too).
+    """
+    from ants import config
+
+    config.set_ants_deterministic(on=False, seed_value=seed + 1)  # 0 would mean "by the clock"
+
+
 def to_ants(volume: Volume) -> Any:
     """Return an ANTs image of a volume whose axes are perpendicular."""
     ants = import_ants()

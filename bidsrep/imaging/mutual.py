@@ -1,7 +1,7 @@
-"""Rigid alignment by mutual information on a few thousand points: the start for ANTs, and its stand-in.
+"""Linear alignment by mutual information on a few thousand points: the start for ANTs, and its stand-in.
 
-The scheme of Collignon et al. (1995) and SPM's ``spm_coreg``: Powell's method on the six parameters
-of a rigid motion, from coarse to fine, with points jittered off the grid so that grid effects do not
+The scheme of Collignon et al. (1995) and SPM's ``spm_coreg``: Powell's method on the parameters of a
+rigid motion (and scales, against a template), from coarse to fine, with points jittered off the grid so that grid effects do not
 favour the identity. Half a second on one core.
 """
 
@@ -98,8 +98,9 @@ def align(
     start: np.ndarray,
     scales: tuple[float, ...] = (8.0, 4.0, 2.0),
     seed: int = 0,
+    freedom: int = 6,
 ) -> np.ndarray:
-    """Find the rigid motion that maximises normalised mutual information: (4, 4), fixed to moving.
+    """Find the linear motion that maximises normalised mutual information: (4, 4), fixed to moving.
 
     Parameters
     ----------
@@ -111,30 +112,40 @@ def align(
         The motion to begin with.
     scales : tuple of float
         FWHM in mm to which both images are smoothed, from coarse to fine; the first step of the
-        search is as many mm, and degrees.
+        search is as many mm, degrees and percent.
+    seed : int
+        Of the choice of points.
+    freedom : int
+        6 rigid, 7 with one scale, 9 with one per axis of the fixed image's world.
     """
     center = apply_affine(fixed.affine, np.argwhere(mask)).mean(axis=0)
-    parameters = np.zeros(6)
+    parameters = np.zeros(freedom)
     for scale in scales:
         points = Points.draw(fixed, moving, mask, scale, seed)
 
         def cost(values: np.ndarray, points: Points = points) -> float:
-            return -points.information(motion(values, center) @ start)[1]
+            return -points.information(start @ motion(values, center))[1]
 
         options: dict[str, Any] = {
             "xtol": 0.02,
             "ftol": 1e-5,
             "maxiter": 8,
-            "direc": np.eye(6) * scale,
+            "direc": np.eye(freedom) * scale,
         }
         parameters = optimize.minimize(cost, parameters, method="Powell", options=options).x
-    return motion(parameters, center) @ start
+    return start @ motion(parameters, center)
 
 
 def motion(parameters: np.ndarray, center: np.ndarray) -> np.ndarray:
-    """Return the matrix (4, 4) of 3 shifts (mm) and 3 rotations (degrees) about `center` (3,; mm)."""
-    rotation = euler2mat(*np.deg2rad(parameters[3:]))
-    return from_matvec(rotation, parameters[:3] + center - rotation @ center)
+    """Return the matrix (4, 4) of a motion about `center` (3,; mm).
+
+    `parameters`: 3 shifts (mm), 3 rotations (degrees), then no, one or three scales (percent, on a
+    logarithmic axis).
+    """
+    linear = euler2mat(*np.deg2rad(parameters[3:6]))
+    if len(parameters) > 6:
+        linear = linear * np.exp(np.asarray(parameters[6:]) / 100.0)
+    return from_matvec(linear, parameters[:3] + center - linear @ center)
 
 
 def _smooth(volume: Volume, fwhm: float) -> np.ndarray:

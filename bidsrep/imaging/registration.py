@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
-from bidsrep.imaging._ants import import_ants, matrix_of, to_ants
+from bidsrep.imaging._ants import import_ants, matrix_of, set_seed, to_ants
 from bidsrep.imaging.grids import reference_grid
 from bidsrep.imaging.mutual import Points, align
 from bidsrep.imaging.resample import resample, resample_mask
@@ -135,13 +135,36 @@ def _center(volume: Volume, mask: np.ndarray) -> np.ndarray:
 def _ants_rigid(
     fixed: Volume, moving: Volume, mask: np.ndarray, start: np.ndarray, seed: int, threads: int
 ) -> np.ndarray:
+    matrix = ants_linear("Rigid", fixed, moving, mask, start, seed, threads)
+    # Remove rounding; refuse what is not rigid.
+    left, scales, right = np.linalg.svd(matrix[:3, :3])
+    if not np.allclose(scales, 1.0, atol=1e-3) or np.linalg.det(matrix[:3, :3]) < 0:
+        msg = f"the result is not rigid (scales {scales})"
+        raise ValueError(msg)
+    return from_matvec(left @ right, matrix[:3, 3])
+
+
+def ants_linear(
+    kind: str,
+    fixed: Volume,
+    moving: Volume,
+    mask: np.ndarray,
+    start: np.ndarray,
+    seed: int = 0,
+    threads: int = 1,
+) -> np.ndarray:
+    """Run one linear stage of ANTs (``"Rigid"`` or ``"Affine"``) on 2 mm grids, from a good start.
+
+    Returns the matrix (4, 4) from the fixed to the moving image, RAS+ mm.
+    """
     ants = import_ants(threads)
+    set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
         initial = write_itk(Path(folder) / "start.txt", start)
         result = ants.registration(
             to_ants(fixed),
             to_ants(moving),
-            type_of_transform="Rigid",
+            type_of_transform=kind,
             initial_transform=[str(initial)],
             mask=to_ants(fixed.replace(mask)),
             aff_metric="mattes",
@@ -150,20 +173,10 @@ def _ants_rigid(
             aff_iterations=ITERATIONS,
             aff_shrink_factors=SHRINK,
             aff_smoothing_sigmas=SMOOTH,
-            random_seed=seed + 1,  # 0 would mean "by the clock"
             singleprecision=False,
             outprefix=str(Path(folder) / "out"),
         )
         matrix = np.eye(4)
         for path in result["fwdtransforms"]:
             matrix = matrix @ matrix_of(path)
-    return _rigid_part(matrix)
-
-
-def _rigid_part(matrix: np.ndarray) -> np.ndarray:
-    """Remove rounding from a rotation: its nearest orthogonal matrix; refuse what was not rigid."""
-    left, scales, right = np.linalg.svd(matrix[:3, :3])
-    if not np.allclose(scales, 1.0, atol=1e-3) or np.linalg.det(matrix[:3, :3]) < 0:
-        msg = f"the result is not rigid (scales {scales})"
-        raise ValueError(msg)
-    return from_matvec(left @ right, matrix[:3, 3])
+    return matrix
