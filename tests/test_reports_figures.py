@@ -181,6 +181,14 @@ class TestFigures:
         assert pictures(path)[-1].mean() < 2
         assert "r = 1.00" in path.read_text()
 
+    def test_an_input_is_not_shown_again_as_the_acquired_image(self, tmp_path):
+        scan, mask = head()
+        path = scan.save(tmp_path / "scan.nii")
+        other = plot_synthesis(scan, {"T1w": scan}, mask, tmp_path / "a.svg", acquired={"T1w": path})
+        itself = plot_synthesis(path, {"T1w": scan}, mask, tmp_path / "b.svg", acquired={"T1w": path})
+        assert len(pictures(other)) == 4
+        assert len(pictures(itself)) == 3
+
     def test_lesions_are_counted(self, tmp_path):
         scan, mask = head()
         lesions = np.zeros(SHAPE)

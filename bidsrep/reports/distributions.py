@@ -72,7 +72,7 @@ class Axis:
         low, high = min(values), max(values)
         if low == high:
             low, high = low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9
-        rough = (high - low) / 4
+        rough = (high - low) / 4.5
         power = 10.0 ** _floor_log10(rough)
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
         return cls(_round(low // step * step), _round(-(-high // step) * step), _round(step))

@@ -137,9 +137,10 @@ def plot_synthesis(
         The brain.
     acquired : mapping, optional
         Contrast to acquired image, where there is one. It is scaled to the prediction by a line
-        fitted inside the brain before the two are subtracted.
+        fitted inside the brain before the two are subtracted. If it is the source itself, it is not
+        shown again.
     """
-    source, mask = load(source), load(mask)
+    given, source, mask = source, load(source), load(mask)
     frame = Frame.of(source)
     cuts = overview(frame, widen(frame.extent(mask.data > 0.5, mask.affine), MARGIN_MM), axial=5)
     figure = Figure(title, note, f"Synthetic images: {title}")
@@ -154,7 +155,8 @@ def plot_synthesis(
         figure.gutter(strip, contrast, "synthetic")
         real = (acquired or {}).get(contrast)
         if real is not None:
-            _compare(figure, cuts, contrast, load(real), predicted, brain, gray)
+            shown = real is given or (not isinstance(real, Volume) and str(real) == str(given))
+            _compare(figure, cuts, "" if shown else contrast, load(real), predicted, brain, gray)
     return figure.save(out_file)
 
 
@@ -173,15 +175,16 @@ def _compare(
     brain: np.ndarray | None,
     gray: Gray,
 ) -> None:
-    """Add the acquired image and the difference to it, on the scale of the prediction."""
-    if brain is None or real.shape != predicted.shape:
-        strip = _strip_of(figure, cuts, real, Gray.of(real))
+    """Add the acquired image (unless `contrast` is empty) and the difference to it, scaled to the prediction."""
+    fit = None
+    if brain is not None and real.shape == predicted.shape:
+        real, fit = match(real, predicted, brain)
+    if contrast:
+        strip = _strip_of(figure, cuts, real, Gray.of(real) if fit is None else gray)
         figure.gutter(strip, contrast, "acquired")
+    if brain is None or fit is None:
         return
-    scaled, fit = match(real, predicted, brain)
-    strip = _strip_of(figure, cuts, scaled, gray)
-    figure.gutter(strip, contrast, "acquired")
-    difference = predicted.replace(np.where(brain, predicted.data - scaled.data, 0))
+    difference = predicted.replace(np.where(brain, predicted.data - real.data, 0))
     strip, pixel = place(figure, cuts, gutter=True)
     figure.pictures(strip, [diverging(cut.sample(difference, pixel), DIFFERENCE_RANGE) for cut in cuts])
     figure.gutter(strip, "difference", f"r = {fit:.2f}", "blue: too dark")
