@@ -1,8 +1,5 @@
 """Registration: recovers known motions across contrasts, repeats itself, and survives a failing ANTs."""
 
-import os
-from pathlib import Path
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,9 +15,6 @@ from bidsrep.imaging.registration import foreground, register_rigid
 from bidsrep.imaging.resample import resample, resample_mask
 from bidsrep.imaging.transforms import displacement_mm, read_itk
 from bidsrep.imaging.volume import Volume
-
-DATA = os.environ.get("BIDSREP_TEST_DATA")
-needs_data = pytest.mark.skipif(not DATA, reason="BIDSREP_TEST_DATA is not set")
 
 TRUE = motion(np.array([4.0, -6.0, 3.0, 5.0, -4.0, 6.0]), np.zeros(3))
 
@@ -137,10 +131,9 @@ def test_motion_is_about_its_center():
     assert np.allclose(shifted, from_matvec(euler2mat(0, 0, np.pi / 18), [1, 2, 3]))
 
 
-@needs_data
-def test_real_movement_between_flair_and_t1w_is_found():
+def test_real_movement_between_flair_and_t1w_is_found(test_data):
     pytest.importorskip("ants")
-    root = Path(str(DATA)) / "data" / "bids-ms"
+    root = test_data / "data" / "bids-ms"
     stem = "sub-long03_ses-02"
     flair, t1w = (
         conform(root / "sub-long03/ses-02/anat" / f"{stem}_{suffix}.nii.gz")[0] for suffix in ("FLAIR", "T1w")

@@ -40,8 +40,8 @@ def load_template(name: str | None = None) -> tuple[Volume, np.ndarray]:
 
 def affine_to_template(
     volume: Volume,
-    template: Volume,
-    template_mask: np.ndarray,
+    template: Volume | None = None,
+    template_mask: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     seed: int = 0,
     threads: int = 1,
@@ -55,10 +55,10 @@ def affine_to_template(
     ----------
     volume : Volume
         The scan: the moving image, on its native grid.
-    template : Volume
-        The fixed image.
-    template_mask : ndarray of bool
-        The template's brain.
+    template : Volume, optional
+        The fixed image; `load_template()` where it is left out.
+    template_mask : ndarray of bool, optional
+        The template's brain; goes with `template`.
     mask : ndarray of bool, optional
         The scan's brain, where it is known: a better start than a guess from the head's outline.
     seed, threads : int
@@ -69,6 +69,8 @@ def affine_to_template(
     registration : Registration
         ``matrix`` maps RAS+ mm of the template to RAS+ mm of the scan.
     """
+    if template is None or template_mask is None:
+        template, template_mask = load_template()
     inside = foreground(volume) if mask is None else mask
     moving = resample(volume, reference_grid(volume, inside, spacing=SPACING, margin=6.0))
     grid = reference_grid(template, template_mask, spacing=SPACING, margin=6.0)
