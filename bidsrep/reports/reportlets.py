@@ -97,7 +97,7 @@ def plot_registration(
     )
     fixed, moved = Gray.of(reference, inside_of(reference, mask)), Gray.of(moving)
     first = None
-    for name, remark, step in (("before", "as the headers say", None), ("after", "registered", matrix)):
+    for name, remark, step in (("before", "by the headers", None), ("after", "registered", matrix)):
         strip, pixel = place(figure, cuts, gutter=True)
         figure.gutter(strip, name, remark)
         if first is None:
