@@ -163,7 +163,7 @@ def test_template_mask_follows_the_head(monkeypatch):
     grid = Grid((80, 90, 80), from_matvec(np.eye(3) * 2.5, [-100, -112, -100]))
     atlas, atlas_mask = resample(brain(), grid, pose), resample_mask(BRAIN, brain(), grid, pose)
     head = noisy(whole_head())
-    assert dice(template.template_mask(head, atlas, atlas_mask), BRAIN) > 0.93
+    assert dice(template.template_mask(head, (atlas, atlas_mask)), BRAIN) > 0.93
     found = template.affine_to_template(head, atlas, atlas_mask, mask=BRAIN)
     assert found.quality["scale"] == pytest.approx(1.1, abs=0.03)
     assert found.quality["method"] == "search"
