@@ -30,12 +30,14 @@ T1W_LESION, FLAIR_LESION = -0.35, 0.75
 class GeneratorConfig:
     """Ranges of the representation generator.
 
-    ``clinical`` is the share of contrast draws with the tissue order of a real sequence and of thick-slice
-    protocols; ``rim_mm`` how much fluid an imperfect brain mask may leave around the brain.
+    ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``thick`` that of
+    2D protocols with thick slices; ``rim_mm`` how much fluid an imperfect brain mask may leave around the
+    brain.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     clinical: float = 0.6
+    thick: float = 0.6
     lesion_probability: float = 0.6
     transplant_probability: float = 0.4
     rim_mm: float = 6.0
@@ -123,7 +125,7 @@ def sample_image(
         level = config.levels[integer(generator, 0, len(config.levels))]
     if coin(generator, config.clean_probability):
         level = "none"
-    parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.clinical)
+    parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.thick)
     image, _ = corrupt(image, parameters, spacing)
     return normalise(image, subject.brain), contrast
 

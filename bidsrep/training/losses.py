@@ -17,11 +17,23 @@ def gradient_l1(prediction: Tensor, target: Tensor) -> Tensor:
     return total
 
 
-def reconstruction(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """L1 plus `gradient_l1`; ``weight`` ``(B, 1, X, Y, Z)`` multiplies the absolute error."""
-    error = (prediction - target).abs()
-    l1 = error.mean() if weight is None else (error * weight).mean()
-    return l1 + gradient_l1(prediction, target)
+def reconstruction(
+    prediction: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    gradient: float = 1.0,
+    squared: float = 0.0,
+) -> Tensor:
+    """L1 plus `gradient_l1` (Brain-ID, eq. 3 with lambda 1).
+
+    ``weight`` ``(B, 1, X, Y, Z)`` multiplies the voxel-wise error. ``gradient`` and ``squared`` scale the
+    gradient term and an added squared error: while a network still predicts a flat brain, L1's optimum is
+    flat too and the gradient term rewards it, so a short training starts without the one and with the other.
+    """
+    error = prediction - target
+    voxelwise = error.abs() + squared * error**2
+    loss = voxelwise.mean() if weight is None else (voxelwise * weight).mean()
+    return loss + gradient * gradient_l1(prediction, target) if gradient else loss
 
 
 def soft_dice(probability: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:

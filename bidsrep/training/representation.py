@@ -73,9 +73,13 @@ class RepresentationObjective:
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         outputs = {name: value.float() for name, value in network(image).items()}
         losses: dict[str, Tensor] = {}
+        early = step < int(self.recipe.losses.get("gradient_from", 0))
+        terms = {"gradient": 0.0, "squared": 2.0} if early else {}
         for name in ("image", "aux_image"):
             if name in outputs and f"target_{name}" in batch:
-                losses[name] = reconstruction(outputs[name], batch[f"target_{name}"], batch["weight"])
+                losses[name] = reconstruction(
+                    outputs[name], batch[f"target_{name}"], batch["weight"], **terms
+                )
         if "pathol" in outputs:
             weight = float(self.recipe.losses.get("lesion", 0.2))
             losses["pathol"] = weight * lesion_loss(outputs["pathol"], batch["lesion"])
