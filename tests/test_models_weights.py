@@ -205,6 +205,7 @@ class TestBundled:
 
         card = verify(path)
         assert card["weights"]["model"] == path.stem
+        assert card["weights"]["id"] in {row.id for row in library.published()}
         assert card["weights"]["license"]
         assert path.stat().st_size < 8e6
         assert load_model(path.stem).card == card
