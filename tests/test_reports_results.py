@@ -25,7 +25,7 @@ class TestSessions:
         assert [scan.key for scan in result.scans] == ["T1w", "FLAIR"]
         assert [scan.is_reference for scan in result.scans] == [True, False]
         assert result.scans[1].source == "sub-01_ses-A_FLAIR.nii.gz"
-        assert result.scans[1].outputs == {"pepsi": ["embedding", "T1w", "lesion mask", "lesion probability"]}
+        assert result.scans[1].outputs == {"pepsi": ["T1w", "lesion mask", "lesion probability", "embedding"]}
         assert result.models[0].weights == "pepsi-compact-1"
         assert Metric("pepsi", "FLAIR", "correlation", "0.91", "1", "T1w") in result.metrics
         assert result.status == "complete"

@@ -120,6 +120,7 @@ class TestPage:
         text = write_subject_report(tmp_path, "01").read_text()
         assert "a whole adult brain holds 1,000 to 1,800 ml" in text
         assert "complete, 2 warnings" in text
+        assert "Likewise: FLAIR 510 ml." in text
 
 
 class TestEscaping:

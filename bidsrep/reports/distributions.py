@@ -70,11 +70,14 @@ class Axis:
         Axis(low=0.0, high=1.0, step=0.2)
         """
         low, high = min(values), max(values)
+        whole = all(float(value).is_integer() for value in values)
         if low == high:
-            low, high = low - abs(low) * 0.05 - 1e-9, high + abs(high) * 0.05 + 1e-9
+            room = 1.0 if whole else abs(low) * 0.05 + 1e-9
+            low, high = low - room, high + room
         rough = (high - low) / 4.5
         power = 10.0 ** _floor_log10(rough)
         step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
+        step = max(step, 1.0) if whole else step
         return cls(_round(low // step * step), _round(-(-high // step) * step), _round(step))
 
     def x(self, value: float) -> float:

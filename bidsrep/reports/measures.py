@@ -36,7 +36,7 @@ class Measure:
         """Write a value as the pages show it; what is no number is shown as it is."""
         if metric.number is None:
             return metric.value or "n/a"
-        text = f"{metric.number:,.{self.digits}f}"
+        text = f"{metric.number:,.{self.digits}f}".replace("-", "−")
         shown = SYMBOLS.get(metric.unit, f" {metric.unit}" if len(metric.unit) <= LONGEST_UNIT else "")
         return text + shown if unit else text
 
@@ -78,16 +78,25 @@ def flags_of(result: SessionResult) -> list[Flag]:
         if text := measure.warn(metric):
             parts = [metric.scan, metric.model if measure.scope == MODEL else ""]
             about = ", ".join(part for part in parts if part)
-            flags[Flag(about, text, measure, measure.show(metric))] = None
+            shown = measure.show(metric) + (f" with {metric.reference}" if metric.reference else "")
+            flags[Flag(about, text, measure, shown)] = None
     return list(flags)
+
+
+def by_measure(flags: Iterable[Flag]) -> dict[Measure, list[Flag]]:
+    """Put the flags of one measure together."""
+    groups: dict[Measure, list[Flag]] = {}
+    for flag in flags:
+        groups.setdefault(flag.measure, []).append(flag)
+    return groups
 
 
 def in_short(flags: Iterable[Flag]) -> list[str]:
     """Sum flags up, one line per measure: ``Brain volume: T1w 760 ml; FLAIR 770 ml``."""
-    lines: dict[str, list[str]] = {}
-    for flag in flags:
-        lines.setdefault(flag.measure.title, []).append(f"{flag.about} {flag.shown}".strip())
-    return [f"{title}: {'; '.join(values)}" for title, values in lines.items()]
+    return [
+        f"{measure.title}: {'; '.join(f'{flag.about} {flag.shown}'.strip() for flag in group)}"
+        for measure, group in by_measure(flags).items()
+    ]
 
 
 @cache

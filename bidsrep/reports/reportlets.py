@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bidsrep.imaging.quality import correlation
 from bidsrep.imaging.transforms import read_itk
 from bidsrep.imaging.volume import Volume
 from bidsrep.reports.cuts import Cut, Frame, View, head_box, plan
@@ -150,13 +151,12 @@ def plot_synthesis(
     for contrast, image in synthetic.items():
         predicted = load(image)
         brain = inside_of(predicted, mask)
-        gray = Gray.of(predicted, brain)
-        strip = _strip_of(figure, cuts, predicted, gray)
+        strip = _strip_of(figure, cuts, predicted, Gray.of(predicted, brain))
         figure.gutter(strip, contrast, "synthetic")
         real = (acquired or {}).get(contrast)
         if real is not None:
             shown = real is given or (not isinstance(real, Volume) and str(real) == str(given))
-            _compare(figure, cuts, "" if shown else contrast, load(real), predicted, brain, gray)
+            _compare(figure, cuts, "" if shown else contrast, load(real), predicted, brain)
     return figure.save(out_file)
 
 
@@ -173,18 +173,16 @@ def _compare(
     real: Volume,
     predicted: Volume,
     brain: np.ndarray | None,
-    gray: Gray,
 ) -> None:
-    """Add the acquired image (unless `contrast` is empty) and the difference to it, scaled to the prediction."""
-    fit = None
-    if brain is not None and real.shape == predicted.shape:
-        real, fit = match(real, predicted, brain)
+    """Add the acquired image (unless `contrast` is empty) and the difference to it."""
+    comparable = brain is not None and real.shape == predicted.shape
     if contrast:
-        strip = _strip_of(figure, cuts, real, Gray.of(real) if fit is None else gray)
+        strip = _strip_of(figure, cuts, real, Gray.of(real, brain if comparable else None))
         figure.gutter(strip, contrast, "acquired")
-    if brain is None or fit is None:
+    if brain is None or not comparable:
         return
-    difference = predicted.replace(np.where(brain, predicted.data - real.data, 0))
+    scaled, fit = match(real, predicted, brain)
+    difference = predicted.replace(np.where(brain, predicted.data - scaled.data, 0))
     strip, pixel = place(figure, cuts, gutter=True)
     figure.pictures(strip, [diverging(cut.sample(difference, pixel), DIFFERENCE_RANGE) for cut in cuts])
     figure.gutter(strip, "difference", f"r = {fit:.2f}", "blue: too dark")
@@ -195,10 +193,13 @@ def _compare(
 
 
 def match(real: Volume, predicted: Volume, brain: np.ndarray) -> tuple[Volume, float]:
-    """Scale an acquired image to a prediction by the line that fits best in the brain; give Pearson's r too."""
+    """Scale an acquired image to a prediction inside the brain; give their correlation (Pearson), too.
+
+    Mean and standard deviation are made the same (the reduced major axis: either image has errors); the
+    slope is never negative, so that a prediction of the wrong sign shows as one.
+    """
     x, y = real.data[brain].astype(np.float64), predicted.data[brain].astype(np.float64)
     if not x.size or x.std() == 0 or y.std() == 0:
         return real.replace(np.zeros_like(real.data)), float("nan")
-    fit = float(np.corrcoef(x, y)[0, 1])
-    slope = y.std() / x.std() * (1.0 if fit >= 0 else -1.0)  # both errors count: reduced major axis
-    return real.replace(np.where(brain, (real.data - x.mean()) * slope + y.mean(), 0)), fit
+    scaled = (real.data - x.mean()) * (y.std() / x.std()) + y.mean()
+    return real.replace(np.where(brain, scaled, 0)), correlation(x, y)

@@ -131,6 +131,9 @@ def read_session(
         elif match := PREDICTED.fullmatch(desc):
             _add_prediction(path, name, match["model"], match["suffix"], scans, models)
     ordered = sorted(scans.values(), key=lambda scan: (not scan.is_reference, scan.key))
+    for scan in ordered:
+        for roles in scan.outputs.values():
+            roles.sort(key=lambda role: (role == "embedding", " " in role, role))  # contrasts first
     records = _records(out_dir, place)
     missing = _missing(ordered) + _lost(out_dir, records)
     crashes = crashes_of(session_dir(out_dir, place, "log"), out_dir, run_uuid)
@@ -195,7 +198,7 @@ def _add_prediction(
     scan = scans.setdefault(_key(name, suffix), ScanResult(_key(name, suffix), suffix))
     role = name.suffix
     if label := name.entities.get("label"):
-        native = " on its own grid" if "space" not in name.entities and name.suffix == "mask" else ""
+        native = " (native)" if "space" not in name.entities and name.suffix == "mask" else ""
         role = {"probseg": f"{label} probability", "mask": f"{label} mask{native}"}.get(role, role)
     elif role in ("dseg", "feat"):
         role = {"dseg": "segmentation", "feat": "dense features"}[role]

@@ -15,7 +15,7 @@ from bidsrep import __version__
 from bidsrep.bids.files import write_text
 from bidsrep.bids.names import report_path
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown
-from bidsrep.reports.measures import SCAN, Measure, flags_of, known_order, measure_of
+from bidsrep.reports.measures import SCAN, Measure, by_measure, flags_of, known_order, measure_of
 from bidsrep.reports.pages import data_file, fragment
 from bidsrep.reports.results import Metric, ModelUse, ScanResult, SessionResult, read_subject
 
@@ -77,9 +77,10 @@ def _assemble(
             metadata={"template": str(data_file("subject.html"))},
             subject=subject,
         )
-        warnings = [(f"{s.label} {flag.about}:", flag.text) for s in sessions for flag in flags_of(s)]
-        warnings += [("", note) for note in notes]
-        report.header = [_header(subject, sessions, len(warnings))]
+        warnings = [warning for session in sessions for warning in _warnings(session)]
+        warnings += [{"label": "", "text": note, "also": []} for note in notes]
+        count = sum(1 + len(warning["also"]) for warning in warnings)
+        report.header = [_header(subject, sessions, count)]
         report.footer = [fragment("footer", __version__)]
         before, after = _sections(out_dir, sessions, warnings)
         report.sections = [*before, *report.sections, *after]
@@ -88,7 +89,7 @@ def _assemble(
 
 
 def _sections(
-    out_dir: Path, sessions: Sequence[SessionResult], warnings: list[tuple[str, str]]
+    out_dir: Path, sessions: Sequence[SessionResult], warnings: list[dict[str, Any]]
 ) -> tuple[list[Any], list[Any]]:
     """Make the sections before and after the images."""
     models = _models(sessions)
@@ -111,6 +112,19 @@ def _sections(
     if not crashes:
         after.append(_section("Errors", fragment("errors", crashes, repeated)))
     return before, after
+
+
+def _warnings(session: SessionResult) -> list[dict[str, Any]]:
+    """Word a session's warnings: one of every kind in full, the others of that kind by their values."""
+    visit = f"Session {session.session}, " if session.session is not None else ""
+    return [
+        {
+            "label": f"{visit}{group[0].about}:",
+            "text": group[0].text,
+            "also": [f"{flag.about} {flag.shown}" for flag in group[1:]],
+        }
+        for group in by_measure(flags_of(session)).values()
+    ]
 
 
 def _section(name: str, html: str) -> SimpleNamespace:
