@@ -13,8 +13,8 @@ from bidsrep.reports.svg import Figure, Strip
 
 PROJECTIONS: dict[View, str] = {
     "axial": "from above",
-    "coronal": "from the front",
-    "sagittal": "from the side",
+    "coronal": "from behind",
+    "sagittal": "from the right",
 }
 AXIAL = 7
 APART_MM = 5.0
