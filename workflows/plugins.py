@@ -23,6 +23,15 @@ KILLED = (
 )
 
 
+def start_worker(folder: str, level: int) -> None:
+    """Set a worker up: in the run's folder, and as talkative as the process that started it."""
+    from nipype import logging
+
+    multiproc.process_initializer(folder)
+    for name in ("workflow", "interface", "utils"):
+        logging.getLogger(f"nipype.{name}").setLevel(level)
+
+
 class MultiProcPlugin(multiproc.MultiProcPlugin):
     """Run a graph on a pool of processes that survives the death of its workers.
 
@@ -30,8 +39,8 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
-        self._context((plugin_args or {}).get("mp_context"))
         super().__init__(plugin_args=plugin_args)
+        self._renew_pool()  # ours; the one of the parent class has not started a worker yet
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run the graph; on an interrupt, stop the workers before passing it on."""
@@ -65,8 +74,8 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
         self._stop_workers()
         self.pool = ProcessPoolExecutor(
             max_workers=self.processors,
-            initializer=multiproc.process_initializer,
-            initargs=(self._cwd,),
+            initializer=start_worker,
+            initargs=(self._cwd, multiproc.logger.level),
             mp_context=self._context(self.plugin_args.get("mp_context")),
         )
 

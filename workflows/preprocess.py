@@ -187,7 +187,14 @@ def _method(how, entry):  # noqa: ANN001, ANN202 (Nipype runs the bare source of
 
 def _note(how):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
     """Say in the figure of a mask where it comes from."""
-    return "mask: " + how
+    notes = {
+        "given": "mask given with --derivatives",
+        "stripped": "the scan was stripped already",
+        "bidsrep": "mask by the network of bidsrep",
+        "synthstrip": "mask by SynthStrip",
+        "template": "mask of a registered template",
+    }
+    return notes[how]
 
 
 def _quality(quality):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
