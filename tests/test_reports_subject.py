@@ -170,6 +170,7 @@ class TestMethods:
         html = methods_html(self.text)
         assert "Liu P, Puonti O, Sorby-Adams A, et al. (2024)" in html
         assert "PEPSI: Pathology-Enhanced" in html
+        assert 'href="https://doi.org/10.48550/arXiv.2403.06227"' in html
         assert 'href="https://doi.org/10.1038/sdata.2016.44"' in html
 
     def test_bibtex_has_what_is_cited(self):

@@ -14,7 +14,7 @@ from bidsrep.bids.methods import bibliography
 from bidsrep.reports.pages import data_file
 from bidsrep.reports.results import ModelUse
 
-CITATION = re.compile(r"\[(@[\w-]+(?:;\s*@[\w-]+)*)\]")
+CITATION = re.compile(r"\s*\[(@[\w-]+(?:;\s*@[\w-]+)*)\]")
 EMPHASIS = re.compile(r"\*([^*]+)\*")
 FIELD = re.compile(r"^\s*(\w+)\s*=\s*\{(.*)\},?\s*$", re.MULTILINE)
 REPORT_SENTENCE = (
