@@ -10,7 +10,7 @@ from nibabel.eulerangles import euler2mat
 from scipy import ndimage
 
 from bidsrep.errors import InputError, WeightsError
-from bidsrep.imaging import synthstrip, template
+from bidsrep.imaging import mutual, synthstrip, template
 from bidsrep.imaging.brainmask import (
     is_stripped,
     mask_from_distance,
@@ -159,6 +159,8 @@ def test_implausible_sizes_are_reported():
 def test_template_mask_follows_the_head(monkeypatch):
     """The template is the head's own brain, moved and scaled; ANTs is left out to save its seconds."""
     monkeypatch.setattr(template, "ants_linear", _fail)
+    monkeypatch.setattr(template, "SPACING", 4.0)
+    monkeypatch.setattr(mutual, "POINTS", 5000)
     pose = from_matvec(euler2mat(0.05, -0.1, 0.08) * 1.1, [6, -8, 10])
     grid = Grid((80, 90, 80), from_matvec(np.eye(3) * 2.5, [-100, -112, -100]))
     atlas, atlas_mask = resample(brain(), grid, pose), resample_mask(BRAIN, brain(), grid, pose)
