@@ -36,6 +36,7 @@ class SessionJob:
     failed: list[Scan] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     done: bool = False
+    crashed: bool = False
     retried: bool = False
     _seen: set[str] = field(default_factory=set)
 
@@ -85,6 +86,7 @@ class SessionJob:
         if self.plan is None:
             return False
         crashes = self._new_crashes()
+        self.crashed = self.crashed or bool(crashes)
         missing = ledger.missing_files(self.plan.paths())
         if not missing and not crashes:
             self._finish()

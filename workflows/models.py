@@ -1,5 +1,6 @@
 """The models of a run: their weights are found and checked before anything is computed."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from bidsrep.errors import WeightsError
 from bidsrep.settings import Settings
 from bidsrep.workflows.plan import ModelSpec
 
+LOGGER = logging.getLogger("bidsrep")
+OTHER_RESOLUTION = "%s was trained on voxels of %g mm; on %g mm its results are less accurate."
 BRAINMASK, SYNTHSTRIP = "brainmask", "synthstrip"
 NO_SYNTHSTRIP = (
     "--skull-strip-method synthstrip: give its weights with --weights synthstrip=FILE{}. FreeSurfer has them "
@@ -68,6 +71,8 @@ def describe_models(settings: Settings) -> RunModels:
         weights[SYNTHSTRIP] = _synthstrip(settings)
         sha256[SYNTHSTRIP] = sha256_file(weights[SYNTHSTRIP])
     mask = {name: sha256[name] for name in (BRAINMASK, SYNTHSTRIP) if name in sha256}
+    for name in settings.models:
+        _check_resolution(name, cards[name], settings.resolution)
     specs = tuple(_spec(name, cards[name], mask) for name in settings.models)
     mask_entry = model_entry(BRAINMASK, cards[BRAINMASK]) if BRAINMASK in cards else None
     return RunModels(specs, weights, sha256, str(resolve_device(settings.device)), mask_entry)
@@ -84,6 +89,13 @@ def _mask_weights(settings: Settings) -> tuple[str, ...]:
             raise
         return ()  # the first scan that needs it says so
     return (BRAINMASK,)
+
+
+def _check_resolution(name: str, card: dict, resolution: float) -> None:
+    """Warn if the images a network will see have other voxels than those it was trained on."""
+    trained = card.get("input", {}).get("resolution_mm")
+    if isinstance(trained, int | float) and abs(trained - resolution) > 0.01 * trained:
+        LOGGER.warning(OTHER_RESOLUTION, name, trained, resolution)
 
 
 def _synthstrip(settings: Settings) -> Path:

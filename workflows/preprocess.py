@@ -172,12 +172,18 @@ def _save(
     mask = (brain_mask, "out_file") if plan.is_reference else (resample, "out_mask")
     workflow.connect([
         (resample, save_preproc, [("out_file", "in_file")]),
+        (conform, save_preproc, [(("report", _warnings), "extra")]),
         (mask[0], save_mask, [(mask[1], "in_file")]),
         (brain_mask, save_mask, [(("how", _method, entry), "extra")]),
         (conform, mask_figure, [("out_file", "in_file")]),
         (brain_mask, mask_figure, [("out_file", "mask_file"), (("how", _note), "note")]),
         (mask_figure, save_mask_figure, [("out_file", "in_file")]),
     ])  # fmt: skip
+
+
+def _warnings(report):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
+    """Say in the sidecar of a scan what was odd about its file."""
+    return {"Warnings": report["warnings"]} if report["warnings"] else {}
 
 
 def _method(how, entry):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)

@@ -1,15 +1,18 @@
 """The participant level: find the scans, plan, compute what is not there yet, report."""
 
+import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 
 from bidsrep.bids.dataset import write_dataset_files
 from bidsrep.bids.discovery import find_sessions
-from bidsrep.bids.names import report_path
+from bidsrep.bids.names import report_path, session_dir
 from bidsrep.bids.provenance import write_provenance
+from bidsrep.bids.scans import Session
 from bidsrep.errors import ExitCode
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin, thread_limits
@@ -18,7 +21,6 @@ from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import describe
 
 LOGGER = logging.getLogger("bidsrep")
-CANNOT_RUN = "nothing was computed although {} sessions wait: {}"
 
 
 def run_participants(settings: Settings) -> int:
@@ -29,8 +31,9 @@ def run_participants(settings: Settings) -> int:
     """
     sessions = find_sessions(settings)
     if settings.reports_only:
-        subjects = list(dict.fromkeys(session.subject for session in sessions))
-        failed = write_reports(settings, {subject: [] for subject in subjects})
+        groups = {k: list(g) for k, g in groupby(sessions, key=lambda session: session.subject)}
+        subjects = {subject: _notes(settings, group) for subject, group in groups.items()}
+        failed = write_reports(settings, subjects)
         LOGGER.info("%s", _reports_line(len(subjects), failed))
         return ExitCode.SOME_FAILED if failed else ExitCode.OK
     models = describe_models(settings)
@@ -67,9 +70,8 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
             error = run_graph(waiting, settings, models, isolate)
             again = [job for job in waiting if job.take_stock()]
             _record(waiting, settings, started)
-            touched = [job for job in waiting if job.done or job.messages or job.retried]
-            if error is not None and not touched:
-                raise error
+            if error is not None and not any(job.done or job.crashed for job in waiting):
+                raise error  # not a step that failed, but the run itself
             if error is not None and settings.stop_on_first_crash:
                 return
             waiting, isolate = again, any(job.retried for job in again)
@@ -162,9 +164,20 @@ def _reports_due(jobs: Sequence[SessionJob], settings: Settings) -> dict[str, li
     for subject, group in by_subject(jobs).items():
         changed = any(job.reasons or job.messages for job in group)
         if changed or not report_path(settings.out_dir, subject).is_file():
-            problems = [str(problem) for job in group for problem in job.session.problems]
-            due[subject] = problems
+            due[subject] = _notes(settings, [job.session for job in group])
     return due
+
+
+def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
+    """Collect what a subject's page shall warn of: files that cannot be used, and odd ones."""
+    notes = []
+    for session in sessions:
+        notes += [str(problem) for problem in session.problems]
+        for path in sorted(session_dir(settings.out_dir, session).glob("*_desc-preproc_*.json")):
+            sidecar = json.loads(path.read_text(encoding="utf-8"))
+            source = str(sidecar["Sources"][0]).rpartition("/")[2]
+            notes += [f"{source}: {warning}." for warning in sidecar.get("Warnings", [])]
+    return notes
 
 
 def _record(jobs: Iterable[SessionJob], settings: Settings, started: str) -> None:
