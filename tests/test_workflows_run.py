@@ -10,7 +10,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
 from random_weights import write_random_weights
 
 from bidsrep.errors import ExitCode, InputError, WeightsError

@@ -65,7 +65,7 @@ def describe_models(settings: Settings) -> RunModels:
     cards, weights = {}, {}
     for name in (*settings.models, *_mask_weights(settings)):
         weights[name] = _find(name, settings)
-        cards[name] = _verify(weights[name])
+        cards[name] = _verify(name, weights[name])
     sha256 = {name: str(card["weights"]["sha256"]) for name, card in cards.items()}
     if settings.skull_strip_method == SYNTHSTRIP and settings.skull_strip != "skip":
         weights[SYNTHSTRIP] = _synthstrip(settings)
@@ -111,10 +111,14 @@ def _find(name: str, settings: Settings) -> Path:
     return find_weights(name, settings.weights.get(name), settings.models_dir).resolve()
 
 
-def _verify(path: Path) -> dict:
+def _verify(name: str, path: Path) -> dict:
+    from bidsrep.models.library import OTHER_MODEL
     from bidsrep.models.weights import verify
 
-    return verify(path)
+    card = verify(path)
+    if card["weights"]["model"] != name:
+        raise WeightsError(OTHER_MODEL.format(path=path, found=card["weights"]["model"], model=name))
+    return card
 
 
 def _spec(name: str, card: dict, other_weights: Mapping[str, str]) -> ModelSpec:

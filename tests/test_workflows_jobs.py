@@ -1,0 +1,188 @@
+"""What is made of a pass of the graph: failures, second chances, records; and of the weights of a run."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from random_weights import write_random_weights
+
+from bidsrep.bids.discovery import find_sessions
+from bidsrep.errors import UsageError, WeightsError
+from bidsrep.settings import Settings
+from bidsrep.workflows.jobs import SessionJob, failed_subjects
+from bidsrep.workflows.models import RunModels, describe_models
+from bidsrep.workflows.plan import ModelSpec
+from bidsrep.workflows.plugins import KILLED
+from bidsrep.workflows.run import summary
+
+MODEL = ModelSpec(
+    "brainid",
+    {"T1w": "synthetic"},
+    {"Name": "brainid", "Weights": "w", "WeightsSHA256": "a", "WeightsStatus": "random", "License": "x"},
+)
+CRASH = """Node: bidsrep_0_1_wf.sub_01_wf.session_wf.{}
+Working directory: /work
+
+Traceback (most recent call last):
+  File "x.py", line 1, in <module>
+{}
+"""
+
+
+class Case:
+    """A session with T1w and FLAIR, whose graph is never run but whose traces are laid."""
+
+    def __init__(self, root: Path) -> None:
+        self.settings = Settings(bids_dir=root, out_dir=root.parent / "out")
+        self.models = RunModels((MODEL,), {}, {})
+        self.job = self.new_job()
+        self.crashes = 0
+
+    def new_job(self) -> SessionJob:
+        (session,) = find_sessions(self.settings)
+        return SessionJob.of(session, self.settings, self.models)
+
+    def write(self, but: str = "nothing") -> None:
+        """Write every planned file, but not those whose name has the given text."""
+        assert self.job.plan is not None
+        for path in self.job.plan.paths():
+            if but not in path.name:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(path.name)
+
+    def crash(self, node: str, message: str = "bidsrep.errors.ImageError: scan.nii.gz: is empty.") -> None:
+        self.crashes += 1
+        self.job.log_dir.mkdir(parents=True, exist_ok=True)
+        path = self.job.log_dir / f"crash-{self.crashes}.txt"
+        path.write_text(CRASH.format(node, message))
+
+    def planned(self) -> list[str]:
+        assert self.job.plan is not None
+        return [scan.scan.key for scan in self.job.plan.scans]
+
+
+@pytest.fixture
+def case(make_bids: Callable[..., Path]) -> Case:
+    """A session nothing was done in."""
+    return Case(make_bids(["sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_FLAIR.nii.gz"]))
+
+
+def test_a_finished_session_is_recorded(case):
+    case.write()
+    assert not case.job.take_stock()
+    assert case.job.ok
+    assert case.new_job().plan is None
+    assert summary([case.job]) == "1 ok, 1/1 reports"
+
+
+def test_a_failed_scan_is_left_out_and_tried_again_next_time(case):
+    case.write(but="FLAIR")
+    case.crash("FLAIR_wf.preprocess_wf.conform")
+    assert case.job.take_stock()
+    assert case.planned() == ["T1w"]
+    case.write()
+    assert not case.job.take_stock()
+    assert case.job.done
+    assert not case.job.ok
+    assert "FLAIR, step conform: scan.nii.gz: is empty." in case.job.messages[0]
+    assert case.new_job().reasons == {"brainid": "FLAIR failed before"}
+    assert summary([case.job]) == "0 ok, 1 failed (sub-01), 1/1 reports"
+
+
+def test_a_failed_reference_hands_over(case):
+    case.crash("T1w_wf.preprocess_wf.brain_mask")
+    assert case.job.take_stock()
+    assert case.planned() == ["FLAIR"]
+
+
+def test_a_killed_step_gets_a_second_chance_but_no_third(case):
+    case.crash("FLAIR_wf.brainid_wf.represent", KILLED)
+    assert case.job.take_stock()
+    assert case.planned() == ["T1w", "FLAIR"]
+    assert not case.job.messages
+    case.crash("FLAIR_wf.brainid_wf.represent", KILLED)
+    assert case.job.take_stock()
+    assert case.planned() == ["T1w"]
+    assert "memory" in case.job.messages[0]
+
+
+def test_a_failure_of_the_session_ends_it(case):
+    case.write(but="metrics")
+    case.crash("brainid_evaluate", "ValueError: no")
+    assert not case.job.take_stock()
+    assert not case.job.done
+    assert "session, step brainid_evaluate: no" in case.job.messages[0]
+    assert failed_subjects([case.job]).keys() == {"01"}
+
+
+def test_missing_files_without_a_crash_are_told(case):
+    case.write(but="preproc_T1w")
+    assert not case.job.take_stock()
+    assert "were not written" in case.job.messages[0]
+
+
+def test_unusable_files_make_the_subject_fail_but_not_its_scans(case):
+    (case.settings.bids_dir / "sub-01/anat/sub-01_T2w.nii.gz").touch()
+    case.job = case.new_job()
+    case.write()
+    case.job.take_stock()
+    assert case.job.done
+    assert not case.job.ok
+    assert case.new_job().plan is None
+
+
+class TestModels:
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        weights = {name: str(write_random_weights(tmp_path, name)) for name in ("pepsi", "brainid")}
+        return Settings(
+            bids_dir=tmp_path,
+            out_dir=tmp_path / "out",
+            models=("pepsi", "brainid"),
+            weights=weights,
+            device="cpu",
+            skull_strip="skip",
+        )
+
+    def change(self, settings: Settings, **changes: object) -> RunModels:
+        from dataclasses import replace
+
+        return describe_models(replace(settings, **changes))  # type: ignore[arg-type]
+
+    def test_outputs_are_those_of_the_heads(self, settings):
+        pepsi, brainid = describe_models(settings).specs
+        assert pepsi.outputs == {"T1w": "synthetic", "FLAIR": "synthetic", "lesion": "lesion_probability"}
+        assert brainid.outputs == {"T1w": "synthetic"}
+        assert pepsi.width == 8
+        assert pepsi.entry["WeightsStatus"] == "random"
+
+    def test_tampered_weights_are_refused(self, settings):
+        path = Path(settings.weights["pepsi"])
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+        with pytest.raises(WeightsError, match=r"pepsi\.safetensors"):
+            describe_models(settings)
+
+    def test_weights_of_another_model_are_refused(self, settings):
+        with pytest.raises(WeightsError, match="brainid"):
+            self.change(settings, weights={"pepsi": settings.weights["brainid"]}, models=("pepsi",))
+
+    def test_the_brain_masks_weights_count_where_they_may_be_used(self, settings, tmp_path):
+        mask = str(write_random_weights(tmp_path, "brainmask"))
+        used = self.change(settings, weights=settings.weights | {"brainmask": mask}, skull_strip="auto")
+        assert used.specs[0].other_weights == {"brainmask": used.sha256["brainmask"]}
+        assert used.mask_entry is not None
+        assert describe_models(settings).specs[0].other_weights == {}
+
+    def test_synthstrip_wants_its_weights(self, settings):
+        with pytest.raises(WeightsError, match="synthstrip=FILE"):
+            self.change(settings, skull_strip="force", skull_strip_method="synthstrip")
+
+    def test_other_voxels_than_trained_on_are_told(self, settings, caplog):
+        with caplog.at_level(logging.WARNING, logger="bidsrep"):
+            self.change(settings, resolution=2.0)
+        assert "trained on voxels of 1 mm" in caplog.text
+
+    def test_a_device_that_is_not_there_is_told(self, settings):
+        with pytest.raises(UsageError):
+            self.change(settings, device="cuda:99")
