@@ -109,7 +109,9 @@ def _add_lesions(
     """Add lesion masks on the reference grid and on the scan's own, and their figure."""
     limits = {"threshold": settings.lesion_threshold, "min_volume": settings.min_lesion_volume}
     lesion_mask = pe.Node(LesionMask(**limits), name="lesion_mask")
-    lesion_figure = pe.Node(LesionFigure(title=plan.scan.key), name="lesion_figure")
+    lesion_figure = pe.Node(
+        LesionFigure(title=f"{prediction.model.name} from {plan.scan.key}"), name="lesion_figure"
+    )
     save_lesion_mask = init_save_node(prediction.files["lesion_mask"], name="save_lesion_mask")
     save_lesion_figure = init_save_node(prediction.files["lesion_figure"], name="save_lesion_figure")
     probability = ("images", _pick, role)
@@ -149,7 +151,7 @@ def _add_synthesis_figure(
     """Add the figure of what was predicted; a contrast that was acquired is shown beside it."""
     synthesis_figure = pe.Node(
         SynthesisFigure(
-            title=plan.scan.key,
+            title=f"{prediction.model.name} from {plan.scan.key}",
             source_name=plan.scan.suffix,
             reference_name=plan.reference_suffix,
             contrasts=contrasts,

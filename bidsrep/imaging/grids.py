@@ -135,6 +135,17 @@ def uncrop(data: np.ndarray, box: tuple[slice, slice, slice], shape: tuple[int, 
     return full
 
 
+def pad_to_multiple(data: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[slice, slice, slice]]:
+    """Append zeros to (X, Y, Z) until every side is a multiple; also the slices that undo it.
+
+    A UNet that halves odd sides and doubles them again shifts what its coarse levels see: on a side of
+    79 voxels by two of them, on one of 80 not at all.
+    """
+    missing = [-side % multiple for side in data.shape]
+    keep = (slice(data.shape[0]), slice(data.shape[1]), slice(data.shape[2]))
+    return np.pad(data, [(0, extra) for extra in missing]), keep
+
+
 def _ras_directions(affine: np.ndarray) -> np.ndarray:
     """Return the rotation whose columns are the scan's axes in RAS order, (3, 3).
 

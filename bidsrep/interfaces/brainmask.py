@@ -96,7 +96,7 @@ class BrainMask(SimpleInterface):
         weights = self.inputs.weights if isdefined(self.inputs.weights) else None
         model = load_model("brainmask", weights, self.inputs.device)
         assert isinstance(model, BrainMaskNetwork)
-        return mask_from_distance(model.distance(scan), scan)
+        return mask_from_distance(model.distance(scan), scan, model.threshold_mm)
 
     def _synthstrip(self, scan: Volume) -> np.ndarray:
         from bidsrep.imaging.synthstrip import synthstrip_mask

@@ -94,6 +94,7 @@ class Represent(SimpleInterface):
         """Give the features (C, X, Y, Z) and the predictions (X, Y, Z; 0 outside the brain) of a scan."""
         import torch
 
+        from bidsrep.imaging.grids import pad_to_multiple
         from bidsrep.imaging.normalise import normalise
         from bidsrep.models.registry import load_model
 
@@ -101,14 +102,16 @@ class Represent(SimpleInterface):
         model = load_model(  # once per process
             self.inputs.model, self.inputs.weights, self.inputs.device, self.inputs.precision
         )
-        volume = torch.from_numpy(normalise(data, mask))[None, None]
+        padded, keep = pad_to_multiple(normalise(data, mask), model.divisor)
+        volume = torch.from_numpy(padded)[None, None]
         with torch.inference_mode():
             features = model.features(volume)
             predicted = model.predict_from(features, volume)
         images = {
-            name: np.where(mask, value[0, 0].float().cpu().numpy(), 0) for name, value in predicted.items()
+            name: np.where(mask, value[0, 0].float().cpu().numpy()[keep], 0)
+            for name, value in predicted.items()
         }
-        return features[0].float().cpu().numpy(), images
+        return features[0].float().cpu().numpy()[:, *keep], images
 
     def _embed(
         self,

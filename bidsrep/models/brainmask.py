@@ -19,7 +19,7 @@ DEFAULT_RESOLUTION_MM = 2.0
 
 
 class BrainMask(RepresentationModel):
-    """Distance to the brain's surface; a mask is where it is above zero."""
+    """Distance to the brain's surface; a mask is where it is above `BrainMask.threshold_mm`."""
 
     name = "brainmask"
     tasks = (DISTANCE,)
@@ -28,6 +28,11 @@ class BrainMask(RepresentationModel):
     def resolution_mm(self) -> float:
         """Voxel size the network works at."""
         return float(self.card.get("input", {}).get("resolution_mm", DEFAULT_RESOLUTION_MM))
+
+    @property
+    def threshold_mm(self) -> float:
+        """Distance from which on a voxel belongs to the mask: what the card found to leave the dura out."""
+        return float(self.card.get("input", {}).get("threshold_mm", 0.0))
 
     def distance(self, volume: Volume) -> Volume:
         """Signed distance in mm, positive inside the brain, clipped to +-15 mm; on the scan's own grid.
@@ -52,13 +57,14 @@ class BrainMask(RepresentationModel):
 
         The network learned whole heads with air around them, and its group normalisation averages over
         the grid: a slab that ends at the scan's last slice is cut short unless air is added
-        (n = 17 clinical scans: 945 to 1,670 ml without, 1,435 to 1,890 ml with it).
+        (n = 17 clinical scans: 945 to 1,670 ml without, 1,435 to 1,890 ml with it). Sides are multiples
+        of the network's divisor: halving and doubling an odd side shifts the mask by millimetres.
         """
         grid = reference_grid(volume, spacing=self.resolution_mm)
-        shortest = 2 ** (self.network.backbone.num_levels - 1)
         trained = self.card.get("input", {}).get("field_of_view_mm", (0.0, 0.0, 0.0))
-        wanted = [max(shortest, round(extent / self.resolution_mm)) for extent in trained]
-        missing = [max(0, least - size) for least, size in zip(wanted, grid.shape, strict=True)]
+        wanted = [round(extent / self.resolution_mm) for extent in trained]
+        sizes = [max(self.divisor, least, size) for least, size in zip(wanted, grid.shape, strict=True)]
+        missing = [n + -n % self.divisor - size for n, size in zip(sizes, grid.shape, strict=True)]
         before = np.array([m // 2 for m in missing])
         affine = grid.affine.copy()
         affine[:3, 3] -= affine[:3, :3] @ before

