@@ -48,7 +48,7 @@ class MuonWithAdamW(torch.optim.AdamW):
         self.momentum = momentum
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """Take one step; the kernels' gradients are used up, so AdamW leaves them alone."""
         loss = None
         if closure is not None:
@@ -75,7 +75,8 @@ def split_parameters(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Tell the backbone's convolution weights from everything else that is trained."""
-    kernels, others = [], []
+    kernels: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
             (kernels if parameter.ndim == 5 and name.startswith("backbone.") else others).append(parameter)

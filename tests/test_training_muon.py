@@ -1,0 +1,37 @@
+"""Muon: orthogonal steps for kernels, AdamW for the rest."""
+
+import torch
+
+from bidsrep.models.network import Network
+from bidsrep.training.muon import MuonWithAdamW, orthogonalise, split_parameters
+
+
+def test_orthogonalised_matrix_has_singular_values_near_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((8, 50), (50, 8)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(*shape, generator=generator)))
+        assert 0.5 < values.min() <= values.max() < 1.4
+
+
+def test_heads_and_norms_are_left_to_adamw() -> None:
+    network = Network({"image": 1}, f_maps=8, num_levels=2)
+    kernels, others = split_parameters(network.named_parameters())
+    assert len(kernels) + len(others) == len(list(network.parameters()))
+    assert all(parameter.ndim == 5 and parameter.shape[-1] == 3 for parameter in kernels)
+
+
+def test_a_step_moves_every_parameter_downhill() -> None:
+    torch.manual_seed(0)
+    network = Network({"image": 1}, f_maps=8, num_levels=2)
+    optimiser = MuonWithAdamW(network, lr=1e-3, muon_lr=0.01)
+    image, target = torch.rand(1, 1, 16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    losses = []
+    before = [parameter.clone() for parameter in network.parameters()]
+    for _ in range(15):
+        loss = (network(image)["image"] - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
