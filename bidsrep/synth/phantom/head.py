@@ -29,6 +29,8 @@ from bidsrep.synth.phantom.shapes import (
 COARSE_MM = 2.0
 """Spacing at which the distances to the brain and to the skin are computed before they are interpolated."""
 
+CLOSING_MM = 7.0
+
 
 @dataclass(frozen=True)
 class HeadShape:
@@ -95,12 +97,14 @@ def head_layers(mask: Array, canvas: Canvas, shape: HeadShape, rng: np.random.Ge
         whole("fat", deep_fat),
     ]
     layers += _airways(canvas) + _jaw(canvas) + _spine(canvas)
-    layers.append(whole("bone", cavity_fine - gap - skull))
-    # Marrow between the two tables of the vault; the skull base keeps a thinner core.
-    middle, half = gap + skull / 2, skull / 2 - 1.4
+    # The base is thinner than the vault; below it come muscle, fat and air.
+    thickness = 4.0 + (skull - 4.0) * np.clip((z + 45) / 25, 0, 1)
+    layers.append(whole("bone", cavity_fine - gap - thickness))
+    # Marrow between the two tables of the vault.
+    middle, half = gap + skull / 2, skull / 2 - 1.8
     thin = np.maximum(np.abs(cavity_fine - middle) - half, np.clip((-25 - z) / 10, -3, 3))
     layers.append(whole("marrow", thin))
-    layers += _sinuses(canvas) + _orbits(canvas, shape)
+    layers += _base(canvas) + _sinuses(canvas) + _orbits(canvas, shape)
     layers.append(whole("csf", cavity_fine - gap))
     layers += _cord(canvas)
     layers.append(_sagittal_sinus(canvas, cavity_fine, gap))
@@ -116,9 +120,9 @@ def cavity_distance(mask: Array, canvas: Canvas) -> tuple[Canvas, Array]:
     small = np.zeros(coarse.shape, dtype=bool)
     part = mask[::factor, ::factor, ::factor]
     small[tuple(slice(0, n) for n in part.shape)] = part
-    # Closing by 10 mm bridges the fissures and the gap under the occipital lobes.
+    # Closing bridges the fissures and the gap under the occipital lobes.
     outside = ndimage.distance_transform_edt(~small) * spacing
-    closed = ndimage.distance_transform_edt(outside <= 10) * spacing > 10
+    closed = ndimage.distance_transform_edt(outside <= CLOSING_MM) * spacing > CLOSING_MM
     closed |= small
     distance = (ndimage.distance_transform_edt(~closed) - ndimage.distance_transform_edt(closed)) * spacing
     return coarse, ndimage.gaussian_filter(distance, 3.0 / spacing).astype(np.float32)
@@ -178,6 +182,17 @@ def _spine(canvas: Canvas) -> list[Layer]:
         spine = Tube(((0, -58, z - 4), (0, -72, z - 9)), (4.0, 3.5))
         layers.append(draw(canvas, "bone", spine))
         layers += [draw(canvas, "bone", s) for s in mirrored(Ellipsoid((20, -40, z), (8, 9, 6)))]
+    return layers
+
+
+def _base(canvas: Canvas) -> list[Layer]:
+    """Clivus and petrous bones, with marrow."""
+    layers = []
+    clivus = ((0, 2, -36), (0, -14, -62))
+    petrous = ((12, -12, -42), (46, -24, -46))
+    for points, bone, marrow in ((clivus, (8.0, 6.0), (5.5, 4.0)), (petrous, (6.0, 8.0), (3.0, 4.0))):
+        layers += [draw(canvas, "bone", side) for side in mirrored(Tube(points, bone))]
+        layers += [draw(canvas, "marrow", side) for side in mirrored(Tube(points, marrow))]
     return layers
 
 

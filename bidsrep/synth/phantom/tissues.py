@@ -31,7 +31,7 @@ TISSUES: dict[str, Tissue] = {
     "lesion": Tissue(1.300, 0.130, 0.070, 0.82, texture=0.05),
     "fat": Tissue(0.375, 0.068, 0.030, 0.80, texture=0.12, fat=True),
     "muscle": Tissue(1.412, 0.040, 0.025, 0.90, texture=0.10),
-    "marrow": Tissue(0.590, 0.049, 0.015, 0.45, texture=0.30, fat=True),
+    "marrow": Tissue(0.590, 0.049, 0.015, 0.30, texture=0.40, fat=True),
     "bone": Tissue(0.200, 0.0004, 0.0004, 0.20),
     "mucosa": Tissue(1.400, 0.100, 0.050, 0.90, texture=0.10),
     "vitreous": Tissue(4.000, 1.500, 0.400, 1.00),
