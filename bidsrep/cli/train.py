@@ -104,7 +104,13 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     )
     if not path.exists():
         raise UsageError(f"{path}: there is no such recipe. Name a TOML file with --config.")
-    return read_recipe(path, seed=options.seed)
+    try:
+        recipe = read_recipe(path, seed=options.seed)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: not a recipe: {error}") from error
+    if recipe.model != options.model:
+        raise UsageError(f"{path}: a recipe for {recipe.model}, not {options.model}.")
+    return recipe
 
 
 def _parser() -> argparse.ArgumentParser:

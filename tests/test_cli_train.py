@@ -1,0 +1,64 @@
+"""``bidsrep-train`` from label maps to weights, on a head of a few voxels."""
+
+import tomllib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bidsrep.cli.train import main
+
+RECIPE = """
+model = "brainid"
+name = "tiny"
+precision = "32-true"
+[architecture]
+f_maps = 8
+num_levels = 2
+heads = { image = 1 }
+[[stages]]
+iterations = 2
+shape = [16, 16, 16]
+spacing = 2.0
+"""
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """A folder with one label map (a white-matter cube in fluid) and its table."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    labels = np.zeros((30, 30, 30), np.int16)
+    labels[4:26, 4:26, 4:26], labels[8:22, 8:22, 8:22] = 24, 2
+    nib.Nifti1Image(labels, np.eye(4)).to_filename(folder / "one_dseg.nii.gz")
+    (folder / "labels.tsv").write_text("value\tname\ttissue\n0\tNone\tbackground\n2\tWM\twm\n24\tCSF\tcsf\n")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+def test_from_label_maps_to_weights(maps: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, recipe = str(tmp_path / "data"), ["--config", str(tmp_path / "recipe.toml")]
+    assert main(["prepare", "--label-maps", str(maps), "--out", data]) == 0
+    examples = tmp_path / "examples"
+    assert main(["sample", "brainid", *recipe, "--data", data, "--out", str(examples), "--count", "1"]) == 0
+    assert nib.load(examples / "example-00_image.nii.gz").shape == (16, 16, 16, 1)
+    run = tmp_path / "run"
+    assert main(["pretrain", "brainid", *recipe, "--data", data, "--out", str(run), "--device", "cpu"]) == 0
+    weights = tmp_path / "weights"
+    options = ["--checkpoint", str(run / "last.ckpt"), "--out", str(weights), "--edition", "7"]
+    assert main(["export", "brainid", *recipe, *options, "--data-description", "a cube"]) == 0
+    card = tomllib.loads((weights / "brainid.toml").read_text())
+    assert card["weights"]["id"] == "bidsrep-brainid-7"
+    assert card["training"]["data"] == "a cube"
+    assert "checkpoint" in capsys.readouterr().out
+
+
+def test_recipe_of_another_model_is_refused(maps: Path, tmp_path: Path) -> None:
+    options = ["--config", str(tmp_path / "recipe.toml"), "--data", str(maps), "--out", str(tmp_path / "x")]
+    assert main(["sample", "pepsi", *options]) == 2
+
+
+def test_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--t1w", str(tmp_path), "--out", str(tmp_path / "out")]) == 65
+    assert str(tmp_path) in capsys.readouterr().err
