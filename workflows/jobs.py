@@ -54,6 +54,7 @@ class SessionJob:
                 job.reasons[spec.name] = reason
         job.plan = plan_session(session, settings, job.to_do) if job.reasons else None
         job.messages = [str(problem) for problem in session.problems]
+        job._new_crashes()  # those that are there already are not of this run
         return job
 
     @property
