@@ -159,7 +159,9 @@ class TestLibrary:
 
     def test_find_by_file_id_and_stem(self, tmp_path):
         path = write_random_weights(tmp_path, "pepsi")
-        for name in (path, str(path), "random-pepsi", "pepsi"):
+        path = path.rename(path.with_stem("mine"))  # "pepsi" is the stem of the bundled weights
+        (tmp_path / "pepsi.toml").rename(tmp_path / "mine.toml")
+        for name in (path, str(path), "random-pepsi", "mine"):
             assert library.find_weights("pepsi", name, tmp_path) == path
 
     def test_ids_of_other_models_do_not_count(self, tmp_path):
