@@ -1,5 +1,6 @@
 """The graphs, built without being run: every connection fits, for every composition of a session."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bidsrep.settings import Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.participant import init_bidsrep_wf, node_prefixes
 from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
+from bidsrep.workflows.progress import Progress
 
 MakeBids = Callable[..., Path]
 
@@ -139,3 +141,16 @@ def test_lesions_of_one_scan_do_not_wait_for_another(make_bids):
     (lesions,) = graph.ends("FLAIR_wf.pepsi_wf.save_lesion_mask")
     before = {n.fullname for n in nx.ancestors(graph.graph, graph.nodes[lesions])}
     assert not any("T2w_wf" in name for name in before)
+
+
+def test_progress_names_the_scan_and_the_model(make_bids, caplog):
+    graph = Graph(dataset(make_bids, ["T1w", "FLAIR"]), (PEPSI, BRAINID))
+    progress = Progress(graph.plans)
+    with caplog.at_level(logging.INFO, logger="bidsrep"):
+        progress(graph.nodes["sub_01_wf.session_wf.FLAIR_wf.pepsi_wf.represent"], "end")
+        progress(graph.nodes["sub_01_wf.session_wf.T1w_wf.preprocess_wf.conform"], "end")
+        progress(graph.nodes["sub_01_wf.session_wf.T1w_wf.preprocess_wf.conform"], "exception")
+    assert caplog.messages == [
+        "1/4: sub-01 FLAIR, pepsi",
+        "sub-01 T1w: the step preprocess.conform failed.",
+    ]

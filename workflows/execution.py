@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,25 +70,34 @@ def thread_limits(settings: Settings) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def make_plugin(settings: Settings, gpus: int = 0, isolate: bool = False) -> tuple[Any, dict[str, Any]]:
+def make_plugin(
+    settings: Settings,
+    status_callback: Callable[[Any, str], None] | None = None,
+    gpus: int = 0,
+    isolate: bool = False,
+) -> tuple[Any, dict[str, Any]]:
     """Choose the Nipype plugin and its arguments.
 
     Parameters
     ----------
     settings : Settings
         ``use_plugin`` names a YAML or JSON file that wins; otherwise ``nprocs`` decides.
+    status_callback : callable, optional
+        Called with a node and ``start``, ``end`` or ``exception``.
     gpus : int
         How many steps may use a GPU at the same time.
     isolate : bool
         One step at a time, in a process of its own: after a worker was killed, to see which step it was.
     """
+    told = {"status_callback": status_callback} if status_callback else {}
     if settings.use_plugin:
-        return _plugin_of_file(settings.use_plugin)
+        name, arguments = _plugin_of_file(settings.use_plugin)
+        return name, told | arguments
     if settings.nprocs == 1 and not isolate:
-        return "Linear", {}
+        return "Linear", told
     from bidsrep.workflows.plugins import MultiProcPlugin
 
-    arguments = {
+    arguments = told | {
         "n_procs": 1 if isolate else settings.nprocs,
         "memory_gb": settings.mem_gb,
         "n_gpu_procs": gpus,

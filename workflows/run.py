@@ -19,6 +19,7 @@ from bidsrep.workflows.execution import configure_nipype, make_plugin, thread_li
 from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import describe
+from bidsrep.workflows.progress import Progress
 
 LOGGER = logging.getLogger("bidsrep")
 
@@ -84,10 +85,11 @@ def run_graph(
     configure_nipype(settings, settings.out_dir / "logs")  # before the graph: it copies the configuration
     from bidsrep.workflows.participant import init_bidsrep_wf
 
-    workflow = init_bidsrep_wf([job.plan for job in jobs if job.plan is not None], settings, models)
+    plans = [job.plan for job in jobs if job.plan is not None]
+    workflow = init_bidsrep_wf(plans, settings, models)
     if settings.write_graph:
         draw_graph(workflow, settings)
-    plugin, arguments = make_plugin(settings, gpus=int(models.use_gpu), isolate=isolate)
+    plugin, arguments = make_plugin(settings, Progress(plans), gpus=int(models.use_gpu), isolate=isolate)
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:  # noqa: BLE001 - the crash files tell which step failed and why
@@ -96,13 +98,13 @@ def run_graph(
 
 
 def draw_graph(workflow, settings: Settings) -> Path:  # noqa: ANN001 (nipype is imported late)
-    """Draw the graph into the output's ``logs``: a dot file, and an SVG where Graphviz is installed."""
+    """Write the graph into the output's ``logs``: a dot file, and an SVG where Graphviz is installed."""
     path = settings.out_dir / "logs" / "graph.dot"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         workflow.write_graph(graph2use="colored", dotfilename=str(path), format="svg", simple_form=True)
     except (OSError, RuntimeError) as error:
-        LOGGER.warning("The graph could not be drawn (%s); is Graphviz installed?", error)
+        LOGGER.warning("%s: the graph is written but not drawn (%s).", path, error)
     return path
 
 
