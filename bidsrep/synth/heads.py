@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bidsrep.synth.contrast import paint_labels, sample_contrast
 from bidsrep.synth.corruption import Level, corrupt, sample_corruption
 from bidsrep.synth.deformation import DeformationConfig, sample_deformation, source_coordinates, warp
 from bidsrep.synth.random import coin, integer, uniform, uniform_scalar
@@ -20,7 +21,11 @@ MAXIMUM_DISTANCE_MM = 15.0
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """Ranges of the head generator."""
+    """Ranges of the head generator.
+
+    ``clinical`` is the share of thick-slice protocols, ``clinical_contrast`` that of heads whose brain has
+    the tissue order of a real sequence (the tissues around it stay random).
+    """
 
     deformation: DeformationConfig = field(
         default_factory=lambda: DeformationConfig(
@@ -28,6 +33,7 @@ class HeadConfig:
         )
     )
     clinical: float = 0.5
+    clinical_contrast: float = 0.0
     crop_probability: float = 0.35
     deface_probability: float = 0.25
     strip_probability: float = 0.05
@@ -87,6 +93,7 @@ def sample_head(
     shape: tuple[int, int, int],
     spacing: float,
     config: HeadConfig,
+    tissues: tuple[str, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """One training pair: image in [0, about 1] and target distance (mm), both ``(1, X, Y, Z)``.
 
@@ -100,6 +107,8 @@ def sample_head(
         Boolean ``(K,)``: which labels belong to the brain.
     generator, shape, spacing, config
         Randomness, target grid (voxels; mm) and ranges.
+    tissues
+        Tissue of every label; needed where ``clinical_contrast`` is above 0.
     """
     extent = [n * spacing for n in shape]
     slack = torch.tensor([max(0.0, (n - e) / 2) for n, e in zip(labels.shape[1:], extent, strict=True)])
@@ -113,7 +122,11 @@ def sample_head(
     if coin(generator, config.strip_probability):
         warped = torch.where(brain[warped.long()], warped, 0)
     empty = coin(generator, config.empty_background_probability)
-    image = paint(warped, generator, len(brain), empty)
+    if coin(generator, config.clinical_contrast):
+        contrast = sample_contrast(generator, 1.0, tissues)
+        image = paint_labels(warped, contrast, torch.randn(warped.shape, generator=generator))
+    else:
+        image = paint(warped, generator, len(brain), empty)
     levels: tuple[Level, ...] = ("mild", "medium", "severe")
     level = levels[integer(generator, 0, 3)]
     parameters = sample_corruption(generator, shape, spacing, level, config.clinical)

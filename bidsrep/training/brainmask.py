@@ -19,6 +19,7 @@ class BrainMaskObjective:
 
     def __init__(self, anatomies: list[Anatomy], table: LabelTable, recipe: Recipe) -> None:
         self.anatomies, self.recipe = anatomies, recipe
+        self.tissues = table.tissues
         self.brain = table.of_tissue("csf", "gm", "wm", "lesion")
         parenchyma = table.of_tissue("gm", "wm")
         self.distances = [
@@ -47,6 +48,7 @@ class BrainMaskObjective:
                     stage.shape,
                     stage.spacing,
                     self.config,
+                    self.tissues,
                 )
             )
         images, distances = zip(*pairs, strict=True)

@@ -64,7 +64,7 @@ class RepresentationObjective:
         subject = deform_subject(source, generator, stage.shape, stage.spacing, self.config, self.priors)
         images = []
         for number in range(stage.samples):
-            level = self._level(number, stage.samples)
+            level = self._level(number, stage.samples, generator)
             images.append(sample_image(subject, source, generator, stage.spacing, self.config, level)[0])
         return collate(images, subject)
 
@@ -91,11 +91,14 @@ class RepresentationObjective:
                 losses[f"implicit_{name}"] = omega(step, switch) * term
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    def _level(self, number: int, samples: int) -> Level | None:
-        """Mild first, severe last (Brain-ID); a single sample draws its level."""
+    def _level(self, number: int, samples: int, generator: torch.Generator) -> Level | None:
+        """Mild first, severe last (Brain-ID): image ``number`` draws from its share of the levels."""
         if samples == 1:
             return None
-        return "mild" if number < samples / 2 else "severe"
+        levels = self.config.levels
+        first = number * len(levels) // samples
+        last = max(first + 1, (number + 1) * len(levels) // samples)
+        return levels[integer(generator, first, last)]
 
 
 def implicit_term(segmenter: nn.Module, synthetic: Tensor, reference: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +14,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from bidsrep.models.device import resolve_device, trains_in_bf16
 from bidsrep.models.network import Network
 from bidsrep.training.anatomies import load_anatomies
 from bidsrep.training.module import Objective, PretrainModule
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.representation import RepresentationObjective
 from bidsrep.training.segmenter import reference_segmenters
+
+LOGGER = logging.getLogger("bidsrep.training")
+NO_BF16 = "precision %s: this processor has no bfloat16 arithmetic; training in float32 instead"
 
 
 def build_network(recipe: Recipe) -> Network:
@@ -93,7 +98,7 @@ def pretrain(
         default_root_dir=out,
         accelerator="gpu" if device.startswith("cuda") else device,
         devices="auto" if device != "cpu" else 1,
-        precision=recipe.precision,
+        precision=training_precision(recipe.precision, device),
         max_steps=recipe.iterations,
         max_time=timedelta(minutes=max_minutes) if max_minutes else None,
         gradient_clip_val=recipe.optimiser.clip_norm or None,
@@ -108,6 +113,14 @@ def pretrain(
     trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last
+
+
+def training_precision(wanted: str, device: str) -> Any:
+    """Lightning's name of the recipe's precision, or of float32 (with a warning) where bfloat16 is emulated."""
+    if "bf16" in wanted and not trains_in_bf16(resolve_device(device)):
+        LOGGER.warning(NO_BF16, wanted)
+        return "32-true"
+    return wanted
 
 
 def load_initial(network: nn.Module, path: Path) -> None:

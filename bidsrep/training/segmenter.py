@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bidsrep.models.device import trains_in_bf16
 from bidsrep.models.network import Network
 from bidsrep.training.losses import lesion_loss
 from bidsrep.training.module import Objective
@@ -51,10 +52,11 @@ def train_segmenter(network: nn.Module, objective: Objective, target: str, itera
     """Train on the drawn targets themselves; returns the mean loss of the last tenth."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
+    mixed = trains_in_bf16(torch.device("cpu"))
     for step in range(iterations):
         # A stream of its own: far from the indices that pre-training draws.
         batch = objective.sample(10_000_000 + step, 0)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=batch["lesion"].device.type == "cpu"):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             logits = network(batch[f"target_{target}"][:1])["pathol"]
         loss = lesion_loss(logits.float(), batch["lesion"][:1])
         optimiser.zero_grad()
