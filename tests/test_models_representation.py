@@ -47,7 +47,7 @@ class TestLoading:
         assert len(pepsi.card["weights"]["sha256"]) == 64
 
     def test_unknown_model(self):
-        with pytest.raises(UsageError, match="There is no model 'nix'; there are: pepsi, brainid, brainmask"):
+        with pytest.raises(UsageError, match="There is no model 'nix'; there are: pepsi, brainid, seqinv"):
             load_model("nix")
 
     def test_weights_of_another_model(self, tmp_path):

@@ -14,6 +14,8 @@ from bidsrep.errors import InputError, UsageError
 if TYPE_CHECKING:
     from bidsrep.training.recipe import Recipe
 
+TRAINABLE = ("brainmask", "pepsi", "brainid", "seqinv", "crl", "cifl")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bidsrep-train`` and give its exit code."""
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=function)
-        command.add_argument("model", choices=("brainmask", "pepsi", "brainid"), help="what is trained")
+        command.add_argument("model", choices=TRAINABLE, help="what is trained")
         command.add_argument("--config", type=Path, help="recipe (TOML); default: the bundled compact one")
         command.add_argument("--seed", type=int, help="replaces the recipe's seed")
         command.add_argument("--out", type=Path, required=True, help="folder to write to")

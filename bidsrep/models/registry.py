@@ -8,18 +8,21 @@ from pathlib import Path
 
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import OTHER_MODEL, find_weights
-from bidsrep.models.representation import RepresentationModel
+from bidsrep.models.model import Model
 from bidsrep.models.weights import BAD_CARD, card_path, load_strictly, read_weights
 
 MODELS = {
     "pepsi": "bidsrep.models.pepsi:Pepsi",
     "brainid": "bidsrep.models.brainid:BrainID",
+    "seqinv": "bidsrep.models.seqinv:SeqInv",
+    "crl": "bidsrep.models.crl:CRL",
+    "cifl": "bidsrep.models.cifl:CIFL",
     "brainmask": "bidsrep.models.brainmask:BrainMask",
 }
 UNKNOWN_MODEL = "There is no model {!r}; there are: {}"
 
 
-def model_class(name: str) -> type[RepresentationModel]:
+def model_class(name: str) -> type[Model]:
     """The class of a model.
 
     Raises
@@ -40,13 +43,13 @@ def load_model(
     device: str = "cpu",
     precision: str = "auto",
     models_dir: str | Path | None = None,
-) -> RepresentationModel:
+) -> Model:
     """Load a model with its weights; a second call in the same process gives the same object.
 
     Parameters
     ----------
     name
-        ``pepsi``, ``brainid`` or ``brainmask``.
+        ``pepsi``, ``brainid``, ``seqinv``, ``crl``, ``cifl`` or ``brainmask``.
     weights
         A safetensors file (its card beside it), the id of weights that were added with
         ``bidsrep-models add``, or None for the bundled ones.
@@ -79,17 +82,15 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, path: Path, stamp: tuple[int, ...], device: str, precision: str) -> RepresentationModel:
-    from bidsrep.models.checkpoints import network_arguments
+def _load(name: str, path: Path, stamp: tuple[int, ...], device: str, precision: str) -> Model:
     from bidsrep.models.device import resolve_device, resolve_precision
-    from bidsrep.models.network import Network
 
     state, card = read_weights(path)
     if card["weights"]["model"] != name:
         found = card["weights"]["model"]
         raise WeightsError(OTHER_MODEL.format(path=path, found=found, model=name))
     try:
-        network = Network(**network_arguments(card["architecture"]))
+        network = model_class(name).build(card["architecture"])
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(BAD_CARD.format(card_path(path), f"[architecture]: {error}")) from error
     load_strictly(network, state, path)

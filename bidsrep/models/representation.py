@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bidsrep.errors import WeightsError
 from bidsrep.models.lean import lean_features
+from bidsrep.models.model import Model
 from bidsrep.models.network import Network
 from bidsrep.tasks.task import Task
 
@@ -29,13 +29,10 @@ BYTES_PER_VOXEL_AND_MAP = 48  # of a plain forward, measured with five levels
 OUT_OF_MEMORY = (
     "%s: the memory of %s does not suffice for a volume of %s voxels; going on with the CPU, which is slower"
 )
-WRONG_SHAPE = "a volume is (X, Y, Z) or (B, 1, X, Y, Z), got {}"
-TOO_SMALL = "the volume has {} voxels, but {} needs at least {} along every axis"
-NO_TASK = "{}: these weights predict {}, not {}"
 
 
-class RepresentationModel:
-    """A network with its weights, ready to be used.
+class RepresentationModel(Model):
+    """A `Network` with its weights.
 
     Parameters
     ----------
@@ -49,20 +46,14 @@ class RepresentationModel:
         ``torch.float32`` or ``torch.bfloat16``: type of the multiplications; results are float32.
     """
 
-    name: ClassVar[str]
-    tasks: ClassVar[tuple[Task, ...]]
+    network: Network
 
-    def __init__(
-        self,
-        network: Network,
-        card: Mapping[str, Any],
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.network = network.eval().requires_grad_(False).to(device)
-        self.card = dict(card)
-        self.device = torch.device(device)
-        self.dtype = dtype
+    @classmethod
+    def build(cls, architecture: Mapping[str, Any]) -> Network:
+        """The untrained `Network` that a card's ``[architecture]`` describes."""
+        from bidsrep.models.checkpoints import network_arguments
+
+        return Network(**network_arguments(architecture))
 
     @property
     def outputs(self) -> tuple[Task, ...]:
@@ -87,51 +78,23 @@ class RepresentationModel:
         ValueError
             If the volume is not such an array, or too small for the network's depth.
         """
-        return self._features(self._batch(volume)).float()
+        return self._features(self.as_batch(volume)).float()
 
     def predict(self, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Predict every output (or only ``tasks``) of images ``(B, 1, X, Y, Z)``.
-
-        Returns
-        -------
-        dict
-            By the task's name, ``(B, 1, X, Y, Z)`` each; the dense features are not kept.
-        """
-        batch = self._batch(volume)
+        """Predict every output (or only ``tasks``), ``(B, 1, X, Y, Z)`` each; dense features are not kept."""
+        batch = self.as_batch(volume)
         return self.predict_from(self._features(batch), batch, tasks)
 
     def predict_from(
         self, features: Tensor, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Predict from features ``(B, C, X, Y, Z)`` computed before, and the images they came from."""
-        wanted = self._wanted(tasks)
-        batch = self._batch(volume).to(features.device)
+        wanted = self.wanted(tasks)
+        batch = self.as_batch(volume).to(features.device)
         head = self.network.head.to(features.device)
         with torch.no_grad():
             raw = head.stream(features, batch)
             return {task.name: task.predict(raw[task.head]) for task in wanted}
-
-    def _wanted(self, names: Collection[str] | None) -> tuple[Task, ...]:
-        if names is None:
-            return self.outputs
-        have = {task.name: task for task in self.outputs}
-        for name in names:
-            if name not in have:
-                msg = NO_TASK.format(self.card["weights"]["id"], ", ".join(have) or "nothing", name)
-                raise WeightsError(msg)
-        return tuple(have[name] for name in names)
-
-    def _batch(self, volume: Tensor | np.ndarray) -> Tensor:
-        tensor = torch.as_tensor(volume, dtype=torch.float32)
-        if tensor.ndim == 3:
-            tensor = tensor[None, None]
-        if tensor.ndim != 5 or tensor.shape[1] != self.network.backbone.in_channels:
-            raise ValueError(WRONG_SHAPE.format(tuple(tensor.shape)))
-        shortest = self.divisor
-        if min(tensor.shape[2:]) < shortest:
-            size = "x".join(map(str, tensor.shape[2:]))
-            raise ValueError(TOO_SMALL.format(size, self.name, shortest))
-        return tensor
 
     def _features(self, batch: Tensor) -> Tensor:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,19 @@ from bidsrep.training.recipe import Recipe
 from bidsrep.training.representation import RepresentationObjective
 from bidsrep.training.segmenter import reference_segmenters
 
+SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
+"""Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
+
 LOGGER = logging.getLogger("bidsrep.training")
 NO_BF16 = "precision %s: this processor has no bfloat16 arithmetic; training in float32 instead"
 
 
-def build_network(recipe: Recipe) -> Network:
+def build_network(recipe: Recipe) -> nn.Module:
     """The untrained network of a recipe; seeded, so that two runs start alike."""
     torch.manual_seed(recipe.seed)
+    if recipe.model in SYSTEMS:
+        network: nn.Module = import_module(SYSTEMS[recipe.model]).build_network(recipe)
+        return network
     architecture = dict(recipe.architecture)
     heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
     return Network(heads, **architecture)
@@ -36,6 +43,9 @@ def build_network(recipe: Recipe) -> Network:
 
 def build_objective(recipe: Recipe, data: list[Path]) -> Objective:
     """The objective of a recipe's model on the anatomies of the ``data`` folders, without held-out persons."""
+    if recipe.model in SYSTEMS:
+        objective: Objective = import_module(SYSTEMS[recipe.model]).build_objective(recipe, data)
+        return objective
     if recipe.model == "brainmask":
         from bidsrep.training.brainmask import BrainMaskObjective
 
