@@ -123,15 +123,8 @@ def _verify(name: str, path: Path) -> dict:
 
 def _spec(name: str, card: dict, other_weights: Mapping[str, str]) -> ModelSpec:
     from bidsrep.bids.sidecars import model_entry
-    from bidsrep.models.checkpoints import network_arguments
     from bidsrep.models.registry import model_class
 
-    arguments = network_arguments(card["architecture"])
-    with_image = arguments.get("with_image", ())
-    outputs = {
-        task.name: task.file_kind
-        for task in model_class(name).tasks
-        if task.head in arguments["outputs"] and task.with_image == (task.head in with_image)
-    }
-    width = int(arguments.get("f_maps", 64))
-    return ModelSpec(name, outputs, model_entry(name, card), width, other_weights)
+    found, architecture = model_class(name), card["architecture"]
+    outputs = {task.name: task.file_kind for task in found.tasks_of(architecture)}
+    return ModelSpec(name, outputs, model_entry(name, card), found.width_of(architecture), other_weights)

@@ -79,10 +79,23 @@ class Model(ABC):
         """
         raise WeightsError(f"{paths[0]}: checkpoints of {cls.name} cannot be converted")
 
+    @classmethod
+    def tasks_of(cls, architecture: Mapping[str, Any]) -> tuple[Task, ...]:
+        """The tasks that weights with this ``[architecture]`` have a head for, in the method's order."""
+        heads, with_image = architecture["heads"], architecture.get("with_image", ())
+        return tuple(
+            task for task in cls.tasks if task.head in heads and task.with_image == (task.head in with_image)
+        )
+
+    @classmethod
+    def width_of(cls, architecture: Mapping[str, Any]) -> int:
+        """Channels at full resolution, which decide the memory a volume takes."""
+        return int(architecture.get("f_maps", 64))
+
     @property
-    @abstractmethod
     def outputs(self) -> tuple[Task, ...]:
-        """The tasks that these weights have a head for, in the order of the method's tasks."""
+        """The tasks that these weights have a head for."""
+        return self.tasks_of(self.card["architecture"])
 
     @property
     @abstractmethod

@@ -18,7 +18,6 @@ from torch import Tensor
 from bidsrep.models.lean import lean_features
 from bidsrep.models.model import Model
 from bidsrep.models.network import Network
-from bidsrep.tasks.task import Task
 
 LOGGER = logging.getLogger("bidsrep.models")
 
@@ -54,16 +53,6 @@ class RepresentationModel(Model):
         from bidsrep.models.checkpoints import network_arguments
 
         return Network(**network_arguments(architecture))
-
-    @property
-    def outputs(self) -> tuple[Task, ...]:
-        """The tasks that these weights have a head for, in the order of the method's tasks."""
-        head = self.network.head
-        return tuple(
-            task
-            for task in self.tasks
-            if task.head in head.outputs and task.with_image == (task.head in head.with_image)
-        )
 
     @property
     def divisor(self) -> int:
