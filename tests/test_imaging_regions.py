@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from bidsrep.imaging.regions import label_regions, regional_means, standard_regions, tissue_classes
+from bidsrep.imaging.regions import (
+    coarse_regional_means,
+    label_regions,
+    regional_means,
+    standard_regions,
+    tissue_classes,
+)
 
 SHAPE = (12, 10, 8)
 RNG = np.random.default_rng(0)
@@ -20,7 +26,7 @@ def test_tissue_classes_by_intensity():
 
 
 def test_standard_regions_partition_the_brain():
-    regions = standard_regions(T1W, MASK, LESION)
+    regions = standard_regions(MASK, tissue_classes(T1W, MASK), LESION)
     assert len(regions) == 4 + 8 + 8 + 1
     for parts in (
         ["csf", "gm", "wm"],
@@ -33,7 +39,7 @@ def test_standard_regions_partition_the_brain():
 
 
 def test_sides_follow_ras():
-    regions = standard_regions(T1W, MASK)
+    regions = standard_regions(MASK, tissue_classes(T1W, MASK))
     assert np.argwhere(regions["left_brain"])[:, 0].max() < np.argwhere(regions["right_gm"])[:, 0].min()
     octant = np.argwhere(regions["right_anterior_superior"])
     assert octant.min(axis=0).tolist() == [6, 5, 4]
@@ -42,7 +48,7 @@ def test_sides_follow_ras():
 
 def test_regional_means_equal_the_plain_loop():
     features = RNG.normal(size=(5, *SHAPE)).astype(np.float32)
-    regions = {**standard_regions(T1W, MASK, LESION), "nothing": np.zeros(SHAPE, bool)}
+    regions = {**standard_regions(MASK, tissue_classes(T1W, MASK), LESION), "nothing": np.zeros(SHAPE, bool)}
     means, voxels = regional_means(features, regions)
     assert means.shape == (len(regions), 5)
     for row, count, mask in zip(means, voxels, regions.values(), strict=True):
@@ -62,5 +68,20 @@ def test_regions_of_a_label_map():
 
 
 def test_empty_brain_gives_empty_regions():
-    _, voxels = regional_means(T1W[None], standard_regions(T1W, np.zeros(SHAPE, bool)))
+    _, voxels = regional_means(T1W[None], standard_regions(np.zeros(SHAPE, bool)))
     assert not voxels.any()
+
+
+def test_without_tissue_classes_there_are_no_tissues():
+    assert not {"csf", "left_gm"} & set(standard_regions(MASK))
+
+
+def test_coarse_means_equal_fine_ones_where_features_are_constant_in_each_cube():
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(3, 2, 3, 2))
+    fine = coarse.repeat(4, 1).repeat(4, 2).repeat(4, 3)[:, :7, :11, :8]
+    regions = {"some": rng.random((7, 11, 8)) < 0.4, "nothing": np.zeros((7, 11, 8), bool)}
+    means, voxels = coarse_regional_means(coarse, regions, 4)
+    expected, counts = regional_means(fine, regions)
+    np.testing.assert_allclose(means, expected)
+    np.testing.assert_array_equal(voxels, counts)

@@ -29,6 +29,7 @@ class OutputKind:
     extension: str
     grid: str
     sidecar: Mapping[str, Any] | None
+    datatype: str = "anat"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def output(
         {"from": "from_"}.get(key, key): text.format_map(words) for key, text in spec.entities.items()
     }
     suffix = spec.suffix.format_map(words)
-    path = output_path(out_dir, source, **entities, suffix=suffix, extension=spec.extension)
+    path = output_path(out_dir, source, **entities, suffix=suffix, extension=spec.extension, datatype=spec.datatype)
     return Output(kind, path, source, spec.grid, _fill(spec.sidecar or {}, words))
 
 

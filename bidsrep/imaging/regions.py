@@ -22,29 +22,30 @@ def tissue_classes(t1w: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def standard_regions(
-    t1w: np.ndarray, mask: np.ndarray, lesion: np.ndarray | None = None
+    mask: np.ndarray, classes: np.ndarray | None = None, lesion: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Return the regions of the embedding while there is no segmentation: masks by name.
 
     brain, csf, gm, wm; each of them on the left and on the right (``left_gm``); eight octants
-    (``left_posterior_inferior``); lesion where a mask is given. Left and right, back and front, below
+    (``left_posterior_inferior``); lesion where a mask is given. Without tissue classes the tissues are
+    left out. Left and right, back and front, below
     and above are told apart at the median brain voxel, along the axes of the array, which must be in
     RAS order (the reference grid).
 
     Parameters
     ----------
-    t1w : ndarray, (X, Y, Z)
-        Synthetic (or real) T1w, white matter = 1.
     mask : ndarray of bool, (X, Y, Z)
         The brain.
+    classes : ndarray, (X, Y, Z), optional
+        Its tissues, numbered as in `TISSUES` (`tissue_classes`).
     lesion : ndarray of bool, (X, Y, Z), optional
         The lesions.
     """
     mask = np.asarray(mask, dtype=bool)
-    classes = tissue_classes(t1w, mask)
-    regions = {"brain": mask, **{name: classes == label for label, name in TISSUES.items()}}
+    tissues = {} if classes is None else TISSUES
+    regions = {"brain": mask, **{name: (classes == label) & mask for label, name in tissues.items()}}
     upper = _halves(mask)
-    for side, name in product(_SIDES[0], ("brain", *TISSUES.values())):
+    for side, name in product(_SIDES[0], ("brain", *tissues.values())):
         regions[f"{side}_{name}"] = regions[name] & (upper[0] == (side == "right"))
     for names in product(*_SIDES):
         octant = mask
@@ -93,6 +94,38 @@ def regional_means(features: np.ndarray, regions: Mapping[str, np.ndarray]) -> t
     )
     with np.errstate(invalid="ignore", divide="ignore"):
         return (member @ sums) / voxels[:, None], voxels
+
+
+def coarse_regional_means(
+    features: np.ndarray, regions: Mapping[str, np.ndarray], stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average features of which each stands for a cube of voxels: the cube's share in a region is its weight.
+
+    Parameters
+    ----------
+    features : ndarray, (C, X / stride, Y / stride, Z / stride)
+        Features; sides are rounded up.
+    regions : mapping of str to ndarray of bool, (X, Y, Z)
+        Regions on the grid of the image.
+    stride : int
+        Side of the cube, voxels.
+
+    Returns
+    -------
+    means, voxels
+        As `regional_means` gives them.
+    """
+    shares = np.stack([block_means(mask, stride).ravel() for mask in regions.values()])
+    voxels = np.array([np.count_nonzero(mask) for mask in regions.values()])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return shares @ features.reshape(len(features), -1).T / shares.sum(axis=1, keepdims=True), voxels
+
+
+def block_means(volume: np.ndarray, stride: int) -> np.ndarray:
+    """Average (X, Y, Z) over cubes of `stride` voxels; beyond the far ends lie zeros."""
+    padded = np.pad(volume.astype(np.float64), [(0, -side % stride) for side in volume.shape])
+    x, y, z = (side // stride for side in padded.shape)
+    return padded.reshape(x, stride, y, stride, z, stride).mean(axis=(1, 3, 5))
 
 
 def _halves(mask: np.ndarray) -> list[np.ndarray]:
