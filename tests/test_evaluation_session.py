@@ -73,6 +73,18 @@ class TestInvariance:
         result = compare_features(self.lattice(self.features), FeatureLattice.sample(spoiled, half, 2))
         assert result["contrast_invariance"] == pytest.approx(1, abs=1e-6)
 
+    def test_coarse_features_are_interpolated_at_the_lattice(self):
+        mask = np.zeros((40, 40, 40), bool)
+        mask[5:37, 4:36, 8:40] = True
+        box = (slice(5, 37), slice(4, 36), slice(8, 40))
+        # Every feature is the place of its cube's centre along one axis of the box.
+        centres = np.stack(np.meshgrid(*[np.arange(4) * 8 + 3.5] * 3, indexing="ij"))
+        lattice = FeatureLattice.sample(centres, mask, step=4, box=box, stride=8)
+        found = np.stack(np.unravel_index(lattice.voxels, mask.shape), axis=1)
+        assert {int(v) for v in np.diff(np.unique(found[:, 0]))} == {8}
+        inner = ((found - [5, 4, 8] >= 4) & (found - [5, 4, 8] < 28)).all(axis=1)
+        np.testing.assert_allclose(lattice.features[inner], found[inner] - [5, 4, 8])
+
     def test_a_cropped_array_gives_the_same_lattice(self):
         inner = np.zeros_like(BRAIN)
         inner[2:7, 1:8, 3:6] = True

@@ -17,8 +17,10 @@ from bidsrep.bids.sidecars import build_sidecar
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.settings import Settings
 
-SYNTHETIC, LESION, SEGMENTATION = "synthetic", "lesion_probability", "dseg"
+SYNTHETIC, LESION = "synthetic", "lesion_probability"
 """Kinds of files that predictions become."""
+LABEL_TABLES = {"dseg": "dseg_table", "tissue": "tissue_table"}
+"""Kinds of segmentations, and that of the table beside them."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,10 @@ class _Planner:
                 files |= self._lesions(name, scan, model, source, xfm)
             else:
                 files[name] = self._file(self._output(kind, scan, model, name), [source], model)
-            if kind == SEGMENTATION:
-                files["dseg_table"] = PlannedFile(
-                    self._output("dseg_table", scan, model).path, "What the numbers of the segmentation mean"
+            if kind in LABEL_TABLES:
+                files[f"{name}_table"] = PlannedFile(
+                    self._output(LABEL_TABLES[kind], scan, model).path,
+                    "What the numbers of the segmentation mean",
                 )
         if self.settings.save_features != "none":
             files["embedding"] = self._file(self._output("embedding", scan, model), [source], model)

@@ -9,7 +9,7 @@ from bidsrep.interfaces.represent import Represent
 from bidsrep.settings import Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
-from bidsrep.workflows.plan import LESION, SEGMENTATION, SYNTHETIC, Prediction, ScanPlan
+from bidsrep.workflows.plan import LABEL_TABLES, LESION, SYNTHETIC, Prediction, ScanPlan
 
 BASE_GB, GB_PER_CHANNEL = 1.0, 0.05
 """Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images."""
@@ -59,9 +59,10 @@ def init_represent_wf(
         workflow.connect([(represent, save, [(("images", _pick, role), "in_file")])])
         if kind == LESION:
             _add_lesions(workflow, plan, prediction, settings, role, inputnode, represent, outputnode)
-        if kind == SEGMENTATION:
-            save_dseg_table = init_save_node(prediction.files["dseg_table"], name="save_dseg_table")
-            workflow.connect([(represent, save_dseg_table, [("label_table", "in_file")])])
+        if kind in LABEL_TABLES:
+            table = f"{role}_table"
+            save_table = init_save_node(prediction.files[table], name=f"save_{table}")
+            workflow.connect([(represent, save_table, [(("label_tables", _pick, role), "in_file")])])
     for role in ("embedding", "features"):
         if role in prediction.files:
             save = init_save_node(prediction.files[role], name=f"save_{role}")

@@ -34,6 +34,7 @@ class FeatureLattice:
         mask: np.ndarray,
         step: int = 4,
         box: tuple[slice, ...] = (slice(None),) * 3,
+        stride: int = 1,
     ) -> Self:
         """Take every `step`-th voxel of the grid along each axis, inside a mask.
 
@@ -43,9 +44,17 @@ class FeatureLattice:
             Features of the part of the grid that `box` cuts out.
         mask : ndarray, (X, Y, Z)
             The brain, on the whole grid; it must lie inside `box`.
+        stride : int
+            How many voxels a feature stands for; above 1 the features are interpolated linearly at the
+            lattice's voxels, which are then `stride` apart.
         """
+        step = max(step, stride)
         chosen = np.zeros(mask.shape, dtype=bool)
         chosen[::step, ::step, ::step] = mask[::step, ::step, ::step] > 0
+        if stride > 1:
+            corner = np.array([part.start or 0 for part in box])
+            places = (np.argwhere(chosen) - corner + 0.5) / stride - 0.5
+            return cls(np.flatnonzero(chosen), _interpolate(features, places))
         return cls(np.flatnonzero(chosen), features[:, chosen[box]].T)
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -82,6 +91,14 @@ def compare_features(one: FeatureLattice, two: FeatureLattice) -> dict[str, floa
     chance = float(a.mean(axis=0) @ b.mean(axis=0))  # the mean over all pairs of voxels
     score = (cosine - chance) / (1.0 - chance) if chance < 1.0 else float("nan")
     return {"feature_cosine": cosine, "feature_cosine_chance": chance, "contrast_invariance": score}
+
+
+def _interpolate(features: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Features (N, C) at fractional indices (N, 3) of (C, X, Y, Z); edges held."""
+    from scipy.ndimage import map_coordinates
+
+    columns = [map_coordinates(channel, places.T, order=1, mode="nearest") for channel in features]
+    return np.stack(columns, axis=1)
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -13,7 +13,9 @@ from nipype.interfaces.base import (
 )
 
 MARGIN_VOXELS = 8
-LESION, SEGMENTATION = "lesion", "seg"
+T1W, LESION, TISSUE = "T1w", "lesion", "tissue"
+LABEL_TABLES = {"seg": "aseg", TISSUE: "tissue"}
+"""What the numbers of a predicted segmentation mean: a table of ``data/labels``."""
 NOT_USABLE = "cannot be given to {} ({})"
 REMEDY = "Look at its brain mask in the report; give a better one with --derivatives, or exclude the scan"
 
@@ -41,10 +43,12 @@ class RepresentOutputSpec(TraitedSpec):
     """Outputs of `Represent`."""
 
     images = traits.Dict(Str, File(exists=True), desc="every prediction, on the grid of the input")
-    lattice = File(exists=True, desc="features of every fourth voxel along each axis, to compare scans by")
+    lattice = File(exists=True, desc="features of some voxels, to compare scans by")
     embedding = File(exists=True, desc="features averaged over regions, TSV")
     features = File(exists=True, desc="features of every voxel, 4D")
-    label_table = File(exists=True, desc="what the numbers of a predicted segmentation mean, TSV")
+    label_tables = traits.Dict(
+        Str, File(exists=True), desc="what a predicted segmentation's numbers mean, TSV"
+    )
 
 
 class Represent(SimpleInterface):
@@ -63,35 +67,26 @@ class Represent(SimpleInterface):
         scan, mask = Volume.load(self.inputs.in_file), Volume.load(self.inputs.mask_file).data > 0
         try:
             box = bounding_box(mask, MARGIN_VOXELS)
-            features, predicted = self._compute(scan.data[box], mask[box])
+            features, stride, predicted = self._compute(scan.data[box], mask[box])
         except (ValueError, InputError) as error:  # an empty brain, or one too small for the network
             problem = NOT_USABLE.format(self.inputs.model, error)
             raise ImageError(self.inputs.source or self.inputs.in_file, problem, REMEDY) from error
-        lattice = FeatureLattice.sample(features, mask, box=box)
+        lattice = FeatureLattice.sample(features, mask, box=box, stride=stride)
         self._results["lattice"] = str(lattice.save(folder / "lattice.npz"))
         if self.inputs.regional:
-            embedding = self._embed(features, predicted, mask[box], scan.voxel_ml, folder)
+            embedding = self._embed(features, stride, predicted, mask[box], scan.voxel_ml, folder)
             self._results["embedding"] = str(embedding)
         if self.inputs.dense:
-            from bidsrep.imaging.channels import save_channels
-
-            channels = (uncrop(np.where(mask[box], channel, 0), box, mask.shape) for channel in features)
-            path = save_channels(folder / "features.nii.gz", np.stack(list(channels)), scan.affine)
-            self._results["features"] = str(path)
-        if SEGMENTATION in predicted:
-            from bidsrep.labels import load_labels
-
-            table = folder / "labels.tsv"
-            table.write_text(load_labels("aseg").to_tsv(), encoding="utf-8")
-            self._results["label_table"] = str(table)
+            self._results["features"] = str(_save_dense(features, stride, mask, box, scan.affine, folder))
+        self._results["label_tables"] = _save_label_tables(predicted, folder)
         self._results["images"] = {
             name: str(scan.replace(uncrop(image, box, mask.shape)).save(folder / f"{name}.nii", atomic=False))
             for name, image in predicted.items()
         }
         return runtime
 
-    def _compute(self, data: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Give the features (C, X, Y, Z) and the predictions (X, Y, Z; 0 outside the brain) of a scan."""
+    def _compute(self, data: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int, dict[str, np.ndarray]]:
+        """Give features, their stride, and the predictions (X, Y, Z; 0 outside the brain) of a scan."""
         import torch
 
         from bidsrep.imaging.grids import pad_to_multiple
@@ -111,11 +106,13 @@ class Represent(SimpleInterface):
             name: np.where(mask, value[0, 0].float().cpu().numpy()[keep], 0)
             for name, value in predicted.items()
         }
-        return features[0].float().cpu().numpy()[:, *keep], images
+        found = features[0].float().cpu().numpy()
+        return found if model.stride > 1 else found[:, *keep], model.stride, images
 
     def _embed(
         self,
         features: np.ndarray,
+        stride: int,
         predicted: dict[str, np.ndarray],
         mask: np.ndarray,
         voxel_ml: float,
@@ -125,14 +122,17 @@ class Represent(SimpleInterface):
         import pandas as pd
 
         from bidsrep.imaging.lesions import find_lesions
-        from bidsrep.imaging.regions import regional_means, standard_regions
+        from bidsrep.imaging.regions import coarse_regional_means, regional_means, standard_regions
 
         lesions = None
         if LESION in predicted:
             limits = self.inputs.lesion_threshold, self.inputs.min_lesion_volume
             lesions = find_lesions(predicted[LESION], voxel_ml, *limits, within=mask).mask
-        regions = standard_regions(predicted["T1w"], mask, lesions)
-        means, voxels = regional_means(features, regions)
+        regions = standard_regions(mask, _tissue_classes(predicted, mask), lesions)
+        if stride == 1:
+            means, voxels = regional_means(features, regions)
+        else:
+            means, voxels = coarse_regional_means(features, regions, stride)
         columns = [f"channel{n:02d}" for n in range(means.shape[1])]
         table = pd.DataFrame(means, columns=columns)
         table.insert(0, "region", list(regions))
@@ -140,3 +140,47 @@ class Represent(SimpleInterface):
         path = folder / "embedding.tsv"
         table.to_csv(path, sep="\t", index=False, na_rep="n/a", float_format="%.6g", lineterminator="\n")
         return path
+
+
+def _tissue_classes(predicted: dict[str, np.ndarray], mask: np.ndarray) -> np.ndarray | None:
+    """Classify the brain's voxels by the synthetic T1w, else by the predicted tissues; None without both."""
+    from bidsrep.imaging.regions import tissue_classes
+
+    if T1W in predicted:
+        return tissue_classes(predicted[T1W], mask)
+    return predicted.get(TISSUE)
+
+
+def _save_dense(
+    features: np.ndarray,
+    stride: int,
+    mask: np.ndarray,
+    box: tuple[slice, ...],
+    affine: np.ndarray,
+    folder: Path,
+) -> Path:
+    """Write the features of every voxel, on the grid of the image or on their own coarser one."""
+    from bidsrep.imaging.channels import save_channels
+    from bidsrep.imaging.grids import uncrop
+
+    if stride > 1:
+        coarse = affine.copy()
+        # The first feature's centre lies in the middle of the first cube of the box.
+        corner = np.array([part.start for part in box]) + (stride - 1) / 2
+        coarse[:3, 3] = affine[:3, :3] @ corner + affine[:3, 3]
+        coarse[:3, :3] = affine[:3, :3] * stride
+        return save_channels(folder / "features.nii.gz", features, coarse)
+    channels = [uncrop(np.where(mask[box], channel, 0), box, mask.shape) for channel in features]
+    return save_channels(folder / "features.nii.gz", np.stack(channels), affine)
+
+
+def _save_label_tables(predicted: dict[str, np.ndarray], folder: Path) -> dict[str, str]:
+    """Write the tables of the segmentations among the predictions."""
+    from bidsrep.labels import load_labels
+
+    tables = {}
+    for name in sorted(set(predicted) & set(LABEL_TABLES)):
+        path = folder / f"{name}.tsv"
+        path.write_text(load_labels(LABEL_TABLES[name]).to_tsv(), encoding="utf-8")
+        tables[name] = str(path)
+    return tables
