@@ -1,0 +1,18 @@
+"""MR physics: signal equations on quantitative tissue maps, and draws of what scanners do."""
+
+from bidsrep.synth.physics.maps import TissueMaps, r2_from_r2s
+from bidsrep.synth.physics.sequences import FLAIR, FSE, GRE, SPGR, Sequence, simulate
+from bidsrep.synth.physics.trains import MP2RAGE, MPRAGE
+
+__all__ = [
+    "FLAIR",
+    "FSE",
+    "GRE",
+    "MP2RAGE",
+    "MPRAGE",
+    "SPGR",
+    "Sequence",
+    "TissueMaps",
+    "r2_from_r2s",
+    "simulate",
+]
