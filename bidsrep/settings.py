@@ -17,8 +17,10 @@ from bidsrep.resources import available_cpus, available_memory_gb, new_run_uuid
 from bidsrep.toml import dump_toml
 
 LEVELS = ("participant", "group")
-MODELS = ("pepsi", "brainid")
-TASKS = ("T1w", "FLAIR", "lesion")
+MODELS = ("pepsi", "brainid", "seqinv", "crl", "cifl")
+TASKS = ("T1w", "T2w", "FLAIR", "lesion", "seg", "tissue", "superres", "bias", "denoised")
+TO_ORDER = "crl"
+"""The model that makes any contrast, from and to acquisition parameters."""
 MODALITIES = ("T1w", "T2w", "PDw", "FLAIR")
 SAVE_FEATURES = ("none", "regional", "dense")
 SKULL_STRIP = ("auto", "force", "skip")
@@ -69,6 +71,7 @@ class Settings:
     tasks: tuple[str, ...] = ()
     save_features: str = "regional"
     target_contrast: tuple[str, ...] = ()
+    bids_defaults: Path | None = None
     # workflow
     skull_strip: str = "auto"
     skull_strip_method: str = "bidsrep"
@@ -117,7 +120,7 @@ class Settings:
             if not getattr(self, name):
                 msg = f"{option_of(name)}: give at least one value."
                 raise UsageError(msg)
-        if self.target_contrast:
+        if self.target_contrast and TO_ORDER not in self.models:
             msg = f"--target-contrast: none of the chosen models ({', '.join(self.models)}) makes contrasts to order."
             raise UsageError(msg)
 

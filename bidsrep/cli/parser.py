@@ -172,7 +172,13 @@ def _model(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=types.target_contrast,
         metavar="TR=S,TE=S,TI=S",
-        help="contrasts to synthesise, for models that make any from acquisition parameters",
+        help="contrasts to synthesise, for models that make any from acquisition parameters (crl)",
+    )
+    group.add(
+        "--bids-defaults",
+        type=types.existing_file,
+        metavar="FILE",
+        help="RepetitionTime, EchoTime, InversionTime (s) of scans whose sidecars lack them: a table per suffix",
     )
 
 

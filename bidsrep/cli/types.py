@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TARGET_PARAMETERS = ("TR", "TE", "TI")
+from bidsrep.errors import UsageError
 
 
 def path(text: str) -> Path:
@@ -80,15 +80,12 @@ def device(text: str) -> str:
 
 def target_contrast(text: str) -> str:
     """Take acquisition parameters in seconds, ``TR=2.3,TE=0.003,TI=0.9``."""
-    given = dict(part.partition("=")[::2] for part in text.split(","))
+    from bidsrep.bids.acquisition import parse_target_contrast
+
     try:
-        sound = all(name in TARGET_PARAMETERS and float(value) >= 0 for name, value in given.items())
-    except ValueError:
-        sound = False
-    if not sound:
-        msg = f"{text!r} is not like TR=2.3,TE=0.003,TI=0.9 (seconds)"
-        raise argparse.ArgumentTypeError(msg)
-    return text
+        return str(parse_target_contrast(text))
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--target-contrast: ")) from error
 
 
 class NamedTexts(argparse.Action):
