@@ -7,7 +7,7 @@ configuration. Images are ``(X, Y, Z)``; intensities of the painted image are ab
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -116,6 +116,13 @@ def bias_field_log(parameters: CorruptionParameters, shape: tuple[int, ...]) -> 
     """The smooth log bias field ``(X, Y, Z)``; the image is multiplied by its exponential."""
     control = parameters.bias_control[None, None]
     return F.interpolate(control, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
+
+
+def undegraded(parameters: CorruptionParameters, spacing: float) -> CorruptionParameters:
+    """The same draw with nothing left of it but the gamma: what the image would be without artefacts."""
+    fine = (spacing,) * 3
+    flat = torch.zeros_like(parameters.bias_control)
+    return replace(parameters, resolution=fine, thickness=fine, bias_control=flat, noise_std=0.0)
 
 
 def corrupt(image: Tensor, parameters: CorruptionParameters, spacing: float) -> tuple[Tensor, Tensor]:

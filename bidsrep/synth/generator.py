@@ -7,14 +7,14 @@ targets have white matter at 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bidsrep.synth.contrast import Contrast, paint_labels, paint_mixture, piecewise_linear, sample_contrast
-from bidsrep.synth.corruption import Level, corrupt, sample_corruption
+from bidsrep.synth.corruption import Level, corrupt, sample_corruption, undegraded
 from bidsrep.synth.deformation import DeformationConfig, sample_deformation, source_coordinates, warp
 from bidsrep.synth.pathology import encode_pathology, procedural_lesions, transplanted_lesions
 from bidsrep.synth.random import coin, integer, uniform_scalar
@@ -48,7 +48,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class Subject:
-    """A deformed anatomy on the target grid, with its targets."""
+    """A deformed anatomy on the target grid, with its targets; ``flipped`` if left and right changed places."""
 
     brain: Tensor
     t1w: Tensor
@@ -58,11 +58,15 @@ class Subject:
     mixture: Tensor | None
     tissue_means: tuple[float, float, float]
     has_flair: bool = True
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
 class Source:
-    """An anatomy ready to be sampled: ``(1, X, Y, Z)`` tensors at ``spacing`` mm."""
+    """An anatomy ready to be sampled: ``(1, X, Y, Z)`` tensors at ``spacing`` mm.
+
+    ``labels`` are indices into ``tissues`` and into ``values``, the values of the original label map.
+    """
 
     spacing: float
     labels: Tensor | None = None
@@ -70,6 +74,21 @@ class Source:
     t1w: Tensor | None = None
     rim: Tensor | None = None
     tissue_means: tuple[float, float, float] = SIMULATED_T1W
+    values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One acquired-looking image of a subject ``(X, Y, Z)`` and how it came about.
+
+    ``clean`` is the same contrast without voxel-wise noise, blur and bias field; ``log_bias`` the logarithm
+    of the field that the image was multiplied by. Both images are normalised as at inference.
+    """
+
+    image: Tensor
+    clean: Tensor
+    log_bias: Tensor
+    contrast: Contrast
 
 
 def deform_subject(
@@ -93,6 +112,7 @@ def deform_subject(
         subject = _from_labels(source, coordinates)
     else:
         subject = _from_t1w(source, coordinates, uniform_scalar(generator, 0, config.rim_mm))
+    subject = replace(subject, flipped=draw.flip)
     if not coin(generator, config.lesion_probability):
         return subject
     return _with_lesions(subject, _draw_lesions(subject, spacing, generator, config, lesion_priors))
@@ -106,29 +126,49 @@ def sample_image(
     config: GeneratorConfig,
     level: Level | None = None,
 ) -> tuple[Tensor, Contrast]:
-    """One acquired-looking image of a subject, normalised as at inference; and the contrast drawn."""
+    """The image and the contrast of `sample_acquisition`."""
+    acquisition = sample_acquisition(subject, source, generator, spacing, config, level)
+    return acquisition.image, acquisition.contrast
+
+
+def sample_acquisition(
+    subject: Subject,
+    source: Source,
+    generator: torch.Generator,
+    spacing: float,
+    config: GeneratorConfig,
+    level: Level | None = None,
+) -> Acquisition:
+    """Draw a contrast and artefacts of ``level`` (one of the configuration's without it); make the image."""
     contrast = sample_contrast(generator, config.clinical, source.tissues)
     noise = torch.randn(subject.brain.shape, generator=generator)
-    if subject.labels is not None:
-        image = paint_labels(subject.labels, contrast, noise)
-        table = contrast.label_means
-        assert table is not None
-        white = _tissue_mean(image, subject.labels, source.tissues, "wm")
-        grey = _tissue_mean(image, subject.labels, source.tissues, "gm")
-    else:
-        assert subject.mixture is not None
-        image = paint_mixture(subject.mixture, subject.tissue_means, contrast, noise)
-        grey, white = contrast.means[1], contrast.means[2]
+    image, grey, white = _paint(subject, source, contrast, noise)
+    clean = _paint(subject, source, contrast, torch.zeros_like(noise))[0]
     if bool((subject.lesion > 0).any()):
-        image = encode_pathology(image, subject.lesion, white, grey, generator)
-    image = image * subject.brain
+        encoded = encode_pathology(image, subject.lesion, white, grey, generator)
+        clean = (clean + encoded - image).clamp(min=0)
+        image = encoded
     if level is None:
         level = config.levels[integer(generator, 0, len(config.levels))]
     if coin(generator, config.clean_probability):
         level = "none"
     parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.thick)
-    image, _ = corrupt(image, parameters, spacing)
-    return normalise(image, subject.brain), contrast
+    image, log_bias = corrupt(image * subject.brain, parameters, spacing)
+    clean, _ = corrupt(clean * subject.brain, undegraded(parameters, spacing), spacing)
+    return Acquisition(normalise(image, subject.brain), normalise(clean, subject.brain), log_bias, contrast)
+
+
+def _paint(
+    subject: Subject, source: Source, contrast: Contrast, noise: Tensor
+) -> tuple[Tensor, float, float]:
+    """The contrast on a subject ``(X, Y, Z)``, and its means of grey and white matter."""
+    if subject.labels is not None:
+        image = paint_labels(subject.labels, contrast, noise)
+        grey, white = (_tissue_mean(image, subject.labels, source.tissues, name) for name in ("gm", "wm"))
+        return image, grey, white
+    assert subject.mixture is not None
+    image = paint_mixture(subject.mixture, subject.tissue_means, contrast, noise)
+    return image, contrast.means[1], contrast.means[2]
 
 
 def normalise(image: Tensor, brain: Tensor) -> Tensor:
@@ -201,14 +241,11 @@ def _draw_lesions(
 def _with_lesions(subject: Subject, lesion: Tensor) -> Subject:
     lesion = torch.maximum(lesion * subject.brain, subject.lesion)
     new = lesion - subject.lesion
-    return Subject(
-        subject.brain,
-        (subject.t1w + T1W_LESION * new).clamp(min=0),
-        subject.flair + FLAIR_LESION * new,
-        lesion,
-        subject.labels,
-        subject.mixture,
-        subject.tissue_means,
+    return replace(
+        subject,
+        t1w=(subject.t1w + T1W_LESION * new).clamp(min=0),
+        flair=subject.flair + FLAIR_LESION * new,
+        lesion=lesion,
     )
 
 

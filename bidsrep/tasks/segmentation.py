@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bidsrep.tasks.task import Task
@@ -13,6 +16,24 @@ LEFT = (2, 3, 4, 7, 8, 10, 11, 12, 13, 17, 18, 26, 28)
 RIGHT = (41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54, 58, 60)
 LABELS = NEUTRAL + LEFT + RIGHT
 
+IGNORED = 255
+"""Class of voxels whose structure is unknown: they count in no loss and no figure."""
+
+NEAREST = {
+    5: 4, 44: 43,  # inferior lateral ventricle: lateral ventricle
+    31: 4, 63: 43,  # choroid plexus: the ventricle it lies in
+    72: 14,  # fifth ventricle (cavum septi pellucidi): the other ventricle on the midline
+    30: 24, 62: 24,  # vessel, which is dark perivascular fluid: CSF
+    25: 77, 57: 77, 78: 77, 79: 77,  # lesion, sided hypointensities: white-matter hypointensities
+    136: 4, 137: 4, 163: 43, 164: 43,  # SynthSeg's training maps: second parts of the ventricles
+    5001: 2, 5002: 41,  # unsegmented white matter of the parcellations
+}  # fmt: skip
+"""FreeSurfer values that the list lacks, and the one of nearest meaning."""
+
+PARCELS = {3: ((1000, 1036), (11100, 11176)), 42: ((2000, 2036), (12100, 12176)),
+           2: ((3000, 3036), (13100, 13176)), 41: ((4000, 4036), (14100, 14176))}  # fmt: skip
+"""Value ranges of the cortical and white-matter parcellations, and the tissue they are parts of."""
+
 
 def most_probable_label(raw: Tensor) -> Tensor:
     """FreeSurfer label ``(B, 1, X, Y, Z)`` int16 of the largest of the 33 raw outputs."""
@@ -21,3 +42,60 @@ def most_probable_label(raw: Tensor) -> Tensor:
 
 
 SEGMENTATION = Task("seg", "seg", len(LABELS), most_probable_label, "FreeSurfer label", "dseg")
+
+
+def to_classes(values: Tensor) -> Tensor:
+    """Number of the channel, int64, of FreeSurfer values of any shape; `NEAREST` where the list lacks one.
+
+    What has no side (corpus callosum, 251 to 255) or no counterpart becomes `IGNORED`.
+    """
+    table = _class_table()
+    known = (values >= 0) & (values < len(table))
+    return torch.where(known, table[torch.where(known, values, 0).long()], IGNORED)
+
+
+def mirror_classes(classes: Tensor) -> Tensor:
+    """Swap left and right structures: for a head that was reflected, whose left side shows the right one."""
+    mirrored = torch.arange(IGNORED + 1)
+    first, sided = len(NEUTRAL), len(LEFT)
+    mirrored[first : first + sided] += sided
+    mirrored[first + sided : len(LABELS)] -= sided
+    return mirrored[classes.long()]
+
+
+def segmentation_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the soft Dice overlap, the latter averaged over the classes there are.
+
+    The reference divides both terms by the number of classes and sums Dice over all 33, so that
+    structures outside a crop count as missed. ``logits`` are ``(B, 33, X, Y, Z)``, ``classes``
+    ``(B, 1, X, Y, Z)`` with `IGNORED` voxels.
+    """
+    target = classes[:, 0].long()
+    if not bool((target != IGNORED).any()):
+        return logits.sum() * 0
+    cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORED)
+    kept = target != IGNORED
+    probability = torch.softmax(logits, 1)
+    right = probability.gather(1, target.where(kept, 0)[:, None])[:, 0][kept]
+    # Sums per class without a one-hot copy, which would be as large as the output.
+    overlap = right.new_zeros(logits.shape[1]).index_add(0, target[kept], right)
+    sizes = torch.bincount(target[kept], minlength=logits.shape[1])
+    dice = 2 * overlap / ((probability * kept[:, None]).sum((0, 2, 3, 4)) + sizes).clamp(min=1e-5)
+    return cross_entropy + (1 - dice)[sizes > 0].mean()
+
+
+def structure_volumes(labels: Tensor, voxel_ml: float) -> dict[int, float]:
+    """Volume in ml of every structure of the list in a segmentation ``(X, Y, Z)``; background is left out."""
+    return {label: float((labels == label).sum()) * voxel_ml for label in LABELS if label}
+
+
+@cache
+def _class_table() -> Tensor:
+    """Class of every FreeSurfer value up to the largest that is known."""
+    meaning = {value: value for value in LABELS} | NEAREST
+    for tissue, ranges in PARCELS.items():
+        meaning |= {value: tissue for start, stop in ranges for value in range(start, stop)}
+    table = torch.full((max(meaning) + 1,), IGNORED, dtype=torch.int64)
+    for value, label in meaning.items():
+        table[value] = LABELS.index(label)
+    return table

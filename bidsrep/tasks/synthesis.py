@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from bidsrep.tasks.task import Task
@@ -21,4 +23,7 @@ def first_channel_above_zero(raw: Tensor) -> Tensor:
 T1W = Task("T1w", "image", 1, first_channel_above_zero, UNITS, "synthetic", "T1w")
 FLAIR = Task("FLAIR", "aux_image", 1, first_channel_above_zero, UNITS, "synthetic", "FLAIR")
 SUPER_RESOLUTION = Task("superres", "image", 1, first_channel_above_zero, "as the input", "", with_image=True)
-"""Brain-ID's super-resolution: the input's own contrast; same head name as T1w, but it reads the image."""
+"""Super-resolution in the authors' file: the input's own contrast; T1w's head name, but it reads the image."""
+
+SUPER_RESOLUTION_BESIDE_T1W = replace(SUPER_RESOLUTION, head="superres")
+"""The same where one network has this head and T1w's: a head of its own name."""
