@@ -54,6 +54,8 @@ class SessionJob:
                 job.reasons[spec.name] = reason
         job.plan = plan_session(session, settings, job.to_do) if job.reasons else None
         job.messages = [str(problem) for problem in session.problems]
+        everything = plan_session(session, settings, models.specs)
+        job.messages += everything.problems if everything else ()
         job._new_crashes()  # those that are there already are not of this run
         return job
 

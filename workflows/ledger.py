@@ -45,7 +45,14 @@ def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict
     inputs = [scan.scan.path for scan in plan.scans]
     given = (mask for scan in plan.scans for mask in (scan.given_mask, scan.given_lesions))
     inputs += [mask.path for mask in given if mask is not None]
+    acquisition = {
+        scan.scan.key: str(prediction.acquisition)
+        for scan in plan.scans
+        for prediction in scan.predictions
+        if prediction.acquisition is not None
+    }
     return {
+        **({"acquisition": acquisition} if acquisition else {}),
         "version": __version__,
         "settings": {name: values.get(name) for name in DECISIVE},
         "weights": {model.name: model.entry.get("WeightsSHA256"), **model.other_weights},

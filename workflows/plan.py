@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.acquisition import (
+    AcquisitionParameters,
+    acquisition_parameters,
+    contrast_suffix,
+    parse_target_contrast,
+    read_bids_defaults,
+)
 from bidsrep.bids.derivatives import Given, find_brain_mask, find_derivatives
 from bidsrep.bids.names import output_path, sidecar_path
 from bidsrep.bids.outputs import Output, brain_mask, output, preproc
@@ -15,9 +22,10 @@ from bidsrep.bids.reference import choose_reference
 from bidsrep.bids.scans import Scan, Session
 from bidsrep.bids.sidecars import build_sidecar
 from bidsrep.bids.uris import DatasetRoots
-from bidsrep.settings import Settings
+from bidsrep.errors import ImageError
+from bidsrep.settings import TO_ORDER, Settings
 
-SYNTHETIC, LESION = "synthetic", "lesion_probability"
+SYNTHETIC, LESION, ORDERED = "synthetic", "lesion_probability", "ordered"
 """Kinds of files that predictions become."""
 LABEL_TABLES = {"dseg": "dseg_table", "tissue": "tissue_table"}
 """Kinds of segmentations, and that of the table beside them."""
@@ -63,10 +71,16 @@ Files = Mapping[str, PlannedFile]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one model makes of one scan; `files` by role: an output of the model, ``lesion_mask``, ..."""
+    """What one model makes of one scan; `files` by role: an output of the model, ``lesion_mask``, ...
+
+    `acquisition` tells how the scan was acquired, for models that need it; `ordered` the contrasts asked of
+    them, by role.
+    """
 
     model: ModelSpec
     files: Files
+    acquisition: AcquisitionParameters | None = None
+    ordered: Mapping[str, AcquisitionParameters] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +98,12 @@ class ScanPlan:
 
 @dataclass(frozen=True, eq=False)
 class SessionPlan:
-    """What is made of one session; `metrics` by model."""
+    """What is made of one session; `metrics` by model; `problems` say which model gets nothing from which scan."""
 
     session: Session
     scans: tuple[ScanPlan, ...]
     metrics: Files = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def reference(self) -> ScanPlan:
@@ -134,11 +149,12 @@ def plan_session(
         return None
     planner = _Planner(settings, choose_reference(scans, settings.anatomical_reference))
     ordered = [planner.reference, *(scan for scan in scans if scan != planner.reference)]
-    return SessionPlan(
-        session,
-        tuple(planner.scan(scan, models) for scan in ordered),
-        {model.name: planner.metrics(session, ordered, model) for model in models},
-    )
+    plans = tuple(planner.scan(scan, models) for scan in ordered)
+    served = {prediction.model.name for plan in plans for prediction in plan.predictions}
+    metrics = {
+        model.name: planner.metrics(session, ordered, model) for model in models if model.name in served
+    }
+    return SessionPlan(session, plans, metrics, tuple(planner.problems))
 
 
 class _Planner:
@@ -146,6 +162,8 @@ class _Planner:
 
     def __init__(self, settings: Settings, reference: Scan) -> None:
         self.settings, self.reference = settings, reference
+        self.problems: list[str] = []
+        self.defaults = read_bids_defaults(settings.bids_defaults) if settings.bids_defaults else None
         self.roots = DatasetRoots.of(settings)
         self.reference_image = preproc(settings.out_dir, reference, reference, settings.resolution).path
 
@@ -169,7 +187,8 @@ class _Planner:
                 scan, "registration", f"The {scan.suffix} scan on the reference before and after registration"
             )
         predictions = tuple(
-            self._prediction(scan, model, files["preproc"].path, files.get("xfm")) for model in models
+            self._prediction(scan, model, files["preproc"].path, files.get("xfm"), acquisition)
+            for model, acquisition in self._usable(scan, models)
         )
         return ScanPlan(
             scan, is_reference, files, predictions, self.reference.suffix, given, self._given_lesions(scan)
@@ -184,8 +203,41 @@ class _Planner:
         table = output("metrics", self.settings.out_dir, session, model=model.name)
         return self._file(table, sources, model)
 
-    def _prediction(self, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None) -> Prediction:
+    def _usable(
+        self, scan: Scan, models: Sequence[ModelSpec]
+    ) -> Iterator[tuple[ModelSpec, AcquisitionParameters | None]]:
+        """Give the models that can use a scan; what another lacks becomes a problem of the session."""
+        for model in models:
+            if model.name != TO_ORDER:
+                yield model, None
+                continue
+            try:
+                acquired = acquisition_parameters(scan.path, scan.suffix, scan.metadata, self.defaults)
+            except ImageError as error:
+                self.problems.append(f"{model.name}: {error}")
+            else:
+                yield model, acquired
+
+    def _ordered(self, scan: Scan, model: ModelSpec, source: Path) -> dict[str, PlannedFile]:
+        """Plan the contrasts of ``--target-contrast``."""
+        files = {}
+        for target in map(parse_target_contrast, self.settings.target_contrast):
+            made = self._output(ORDERED, scan, model, contrast_suffix(target), target.label)
+            files[target.label] = self._file(made, [source], model, **target.fields())
+        return files
+
+    def _prediction(
+        self,
+        scan: Scan,
+        model: ModelSpec,
+        source: Path,
+        xfm: PlannedFile | None,
+        acquisition: AcquisitionParameters | None,
+    ) -> Prediction:
         files: dict[str, PlannedFile] = {}
+        if acquisition is not None:
+            files |= self._ordered(scan, model, source)
+        ordered = {t.label: t for t in map(parse_target_contrast, self.settings.target_contrast)}
         wanted = self._wanted(model)
         for name, kind in wanted.items():
             if kind == LESION:
@@ -205,7 +257,7 @@ class _Planner:
             files["synthesis_figure"] = self._figure(
                 scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
             )
-        return Prediction(model, files)
+        return Prediction(model, files, acquisition, ordered if acquisition is not None else {})
 
     def _lesions(
         self, name: str, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None
@@ -244,7 +296,9 @@ class _Planner:
         found = find_derivatives(self.settings.derivatives, scan, "mask", label="lesion")
         return found[0] if found else None
 
-    def _output(self, kind: str, scan: Scan, model: ModelSpec | None = None, target: str = "") -> Output:
+    def _output(
+        self, kind: str, scan: Scan, model: ModelSpec | None = None, target: str = "", order: str = ""
+    ) -> Output:
         return output(
             kind,
             self.settings.out_dir,
@@ -253,6 +307,7 @@ class _Planner:
             resolution=self.settings.resolution,
             model=model.name if model else "",
             target=target,
+            order=order,
         )
 
     def _file(

@@ -1,5 +1,7 @@
 """One scan and one model: features, predictions, lesions, figures."""
 
+from dataclasses import asdict
+
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
@@ -9,7 +11,7 @@ from bidsrep.interfaces.represent import Represent
 from bidsrep.settings import Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
-from bidsrep.workflows.plan import LABEL_TABLES, LESION, SYNTHETIC, Prediction, ScanPlan
+from bidsrep.workflows.plan import LABEL_TABLES, LESION, ORDERED, SYNTHETIC, Prediction, ScanPlan
 
 BASE_GB, GB_PER_CHANNEL = 1.0, 0.05
 """Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images."""
@@ -53,7 +55,8 @@ def init_represent_wf(
         (inputnode, represent, [("preproc", "in_file"), ("mask", "mask_file")]),
         (represent, outputnode, [("images", "images"), ("lattice", "lattice")]),
     ])  # fmt: skip
-    kinds = {role: kind for role, kind in prediction.model.outputs.items() if role in prediction.files}
+    offered = {**prediction.model.outputs, **dict.fromkeys(prediction.ordered, ORDERED)}
+    kinds = {role: kind for role, kind in offered.items() if role in prediction.files}
     for role, kind in kinds.items():
         save = init_save_node(prediction.files[role], name=f"save_{role}")
         workflow.connect([(represent, save, [(("images", _pick, role), "in_file")])])
@@ -76,6 +79,10 @@ def init_represent_wf(
 def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, models: RunModels) -> pe.Node:
     """Build the node of the network, annotated with what it takes."""
     model = prediction.model
+    acquired = {}
+    if prediction.acquisition is not None:
+        acquired["acquisition"] = asdict(prediction.acquisition)
+        acquired["targets"] = {name: asdict(target) for name, target in prediction.ordered.items()}
     return pe.Node(
         Represent(
             model=model.name,
@@ -90,6 +97,7 @@ def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, 
             use_gpu=models.use_gpu,
             precision=settings.precision,
             num_threads=settings.omp_nthreads,
+            **acquired,
         ),
         name="represent",
         mem_gb=(BASE_GB + GB_PER_CHANNEL * model.width) / settings.resolution**3,

@@ -110,9 +110,9 @@ def _add_evaluation(
     )
     save_metrics = init_save_node(plan.metrics[model.name], name=f"{model.name}_save_metrics")
     for n, scan in enumerate(plan.scans):
-        files = next(p.files for p in scan.predictions if p.model == model)
+        files = next((p.files for p in scan.predictions if p.model == model), None)
         absent = {"transform"} if scan.is_reference else set()
-        absent |= set() if "lesion_mask" in files else {"lesions"}
+        absent |= set(RESULTS) if files is None else set() if "lesion_mask" in files else {"lesions"}
         geometry = [(f"outputnode.{f}", f"{f}{n}") for f in GEOMETRY if f not in absent]
         results = [(f"outputnode.{model.name}_{f}", f"{f}{n}") for f in RESULTS if f not in absent]
         workflow.connect([(scan_wfs[scan], evaluate, [*geometry, *results])])

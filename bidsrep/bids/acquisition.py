@@ -97,6 +97,29 @@ class AcquisitionParameters:
         milliseconds = {name: f"{1000 * value:.3f}".rstrip("0").rstrip(".") for name, value in values.items()}
         return "".join(name + text.replace(".", "p") for name, text in milliseconds.items() if text != "0")
 
+    def fields(self) -> dict[str, float]:
+        """The BIDS fields of a sidecar, seconds."""
+        fields = {"RepetitionTime": self.repetition_time, "EchoTime": self.echo_time}
+        return {**fields, "InversionTime": self.inversion_time} if self.inversion_time else fields
+
+
+def contrast_suffix(parameters: AcquisitionParameters) -> str:
+    """The BIDS suffix of the contrast that such a scan most likely shows.
+
+    An inversion time above 1.5 s nulls fluid, a shorter one weights by T1; without inversion an echo after
+    60 ms weights by T2, repetitions within 1.5 s by T1, and what is left is proton density.
+
+    >>> contrast_suffix(AcquisitionParameters(9.0, 0.12, 2.5))
+    'FLAIR'
+    """
+    if parameters.inversion_time > 1.5:
+        return "FLAIR"
+    if parameters.inversion_time > 0:
+        return "T1w"
+    if parameters.echo_time > 0.06:
+        return "T2w"
+    return "T1w" if parameters.repetition_time < 1.5 else "PDw"
+
 
 def parse_target_contrast(text: str) -> AcquisitionParameters:
     """Read a contrast as ``--target-contrast`` has it.

@@ -64,6 +64,7 @@ def output(
     resolution: float = 1.0,
     model: str = "",
     target: str = "",
+    order: str = "",
 ) -> Output:
     """Name and describe one output.
 
@@ -77,8 +78,8 @@ def output(
         The session's reference scan, for files on the reference grid and transforms to it.
     resolution : float
         Voxel size of the reference grid, mm.
-    model, target : str
-        The model, and the contrast it was asked for, where the kind has them.
+    model, target, order : str
+        The model, the contrast it was asked for, and its parameters, where the kind has them.
     """
     spec = output_kinds()[kind]
     words = {
@@ -88,12 +89,15 @@ def output(
         "resolution": f"{resolution:g}",
         "model": model,
         "target": target,
+        "order": order,
     }
     entities: dict[str, Any] = {
         {"from": "from_"}.get(key, key): text.format_map(words) for key, text in spec.entities.items()
     }
     suffix = spec.suffix.format_map(words)
-    path = output_path(out_dir, source, **entities, suffix=suffix, extension=spec.extension, datatype=spec.datatype)
+    path = output_path(
+        out_dir, source, **entities, suffix=suffix, extension=spec.extension, datatype=spec.datatype
+    )
     return Output(kind, path, source, spec.grid, _fill(spec.sidecar or {}, words))
 
 

@@ -9,6 +9,7 @@ from nipype.interfaces.base import (
     SimpleInterface,
     Str,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -28,6 +29,10 @@ class RepresentInputSpec(BaseInterfaceInputSpec):
     model = Str(mandatory=True, desc="name of the model")
     weights = File(exists=True, mandatory=True, nohash=True, desc="its weights")
     weights_sha256 = Str(desc="what identifies the weights")
+    acquisition = traits.Dict(Str, traits.Float, desc="TR, TE, TI in s, for models that need them")
+    targets = traits.Dict(
+        Str, traits.Dict(Str, traits.Float), desc="further contrasts: their TR, TE, TI in s"
+    )
     lesion_threshold = traits.Float(0.5, usedefault=True, desc="for the region 'lesion' of the embedding")
     min_lesion_volume = traits.Float(0.01, usedefault=True, desc="ml; for the same")
     regional = traits.Bool(True, usedefault=True, desc="average the features over regions")
@@ -100,14 +105,27 @@ class Represent(SimpleInterface):
         padded, keep = pad_to_multiple(normalise(data, mask), model.divisor)
         volume = torch.from_numpy(padded)[None, None]
         with torch.inference_mode():
-            features = model.features(volume)
-            predicted = model.predict_from(features, volume)
+            features, predicted = self._run_model(model, volume)
         images = {
             name: np.where(mask, value[0, 0].float().cpu().numpy()[keep], 0)
             for name, value in predicted.items()
         }
         found = features[0].float().cpu().numpy()
         return found if model.stride > 1 else found[:, *keep], model.stride, images
+
+    def _run_model(self, model, volume):  # noqa: ANN001, ANN202 (torch is imported when it runs)
+        """Give features and predictions; a model that makes contrasts is told the scan's own parameters."""
+        if not isdefined(self.inputs.acquisition):
+            features = model.features(volume)
+            return features, model.predict_from(features, volume)
+        from bidsrep.bids.acquisition import AcquisitionParameters
+        from bidsrep.models.crl import STANDARD_CONTRASTS
+
+        source = AcquisitionParameters(**self.inputs.acquisition)
+        given = self.inputs.targets if isdefined(self.inputs.targets) else {}
+        ordered = {name: AcquisitionParameters(**values) for name, values in given.items()}
+        features = model.features(volume, source=source)
+        return features, model.predict_from(features, volume, targets={**STANDARD_CONTRASTS, **ordered})
 
     def _embed(
         self,
