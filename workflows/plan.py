@@ -212,7 +212,7 @@ class _Planner:
                 yield model, None
                 continue
             try:
-                acquired = acquisition_parameters(scan.path, scan.suffix, scan.metadata, self.defaults)
+                acquired = acquisition_parameters(scan.path, scan.suffix, scan.metadata(), self.defaults)
             except ImageError as error:
                 self.problems.append(f"{model.name}: {error}")
             else:
