@@ -258,6 +258,31 @@ class TestSecondRun:
         assert page.read_bytes() == before
 
 
+def test_a_run_with_another_model_keeps_the_provenance_of_the_first(cohort, tmp_path):
+    one = {"participant_label": ("01",), "session_label": ("B",), "out_dir": tmp_path / "out"}
+
+    def run(model: str) -> dict[str, bytes]:
+        assert cohort.run(models=(model,), work_dir=tmp_path / model, **one) == ExitCode.OK
+        return {path.name: path.read_bytes() for path in (tmp_path / "out/prov/sub-01").iterdir()}
+
+    run("brainid")
+    both = run("pepsi")
+    lists = {k: v for text in both.values() for k, v in json.loads(text).items() if isinstance(v, list)}
+    made = {e["AtLocation"]: e["GeneratedBy"] for e in lists["Files"] if "GeneratedBy" in e}
+    written = (tmp_path / "out/sub-01/ses-B/anat").iterdir()
+    assert {f"sub-01/ses-B/anat/{path.name}" for path in written if path.suffix != ".json"} == set(made)
+    names = {activity["Id"]: activity["Label"] for activity in lists["Activities"]}
+    assert sorted(names.values()) == [
+        "brainid FLAIR", "brainid metrics", "pepsi FLAIR", "pepsi metrics", "preprocess FLAIR"
+    ]  # fmt: skip
+    folder = "sub-01/ses-B/anat/sub-01_ses-B"
+    for model in ("brainid", "pepsi"):
+        (maker,) = made[f"{folder}_space-FLAIR_res-4mm_desc-{model}FromFLAIR_T1w.nii.gz"]
+        assert names[maker] == f"{model} FLAIR"
+    (tmp_path / f"out/{folder}_desc-pepsi_metrics.tsv").unlink()
+    assert run("pepsi") == both  # the same bytes came back: there is nothing new to say
+
+
 def test_a_broken_reference_hands_over_to_another_scan(cohort, tmp_path):
     root = make_cohort(tmp_path / "raw")
     t1w = root / f"{SCANS[0]}.nii.gz"

@@ -2,7 +2,8 @@
 
 BIDS-Prov (BEP028) is a draft and has changed its form before, so this module alone knows it: four files
 per session, ``prov/sub-01/prov-bidsrep+sub01_{act,soft,env,io}.json``. They hold no host or user name
-and no absolute path: files are named by BIDS URIs.
+and no absolute path: files are named by BIDS URIs. A later run adds to the record of an earlier one
+(`bidsrep.bids.provenance_merge` says how).
 """
 
 import hashlib
@@ -11,12 +12,14 @@ import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from bidsrep import __version__
 from bidsrep.bids.files import sha256_file, write_json
+from bidsrep.bids.provenance_merge import KINDS, locked, merge, read_record
 from bidsrep.bids.scans import Session
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.settings import Settings
@@ -76,29 +79,28 @@ def write_provenance(
     started: str | None = None,
     ended: str | None = None,
 ) -> list[Path]:
-    """Write the record of one session; give the files' paths.
+    """Write the record of one session, with what an earlier one says that is still true; give the paths.
 
     `started` and `ended` are times in ISO 8601 (UTC), of the whole session.
     """
     steps = list(steps)
     record = _Record(settings, session)
     files = {path for step in steps for path in (*step.inputs, *step.outputs)}
-    content = {
-        "soft": {"Software": [record.software(), *record.weights(steps)]},
-        "env": {"Environments": [record.environment()]},
-        "io": {
-            "Files": [record.file(path, steps) for path in sorted(files)],
-            "prov:Entity": [record.settings_entity()],
-        },
-        "act": {"Activities": [record.activity(step, started, ended) for step in steps]},
+    made = {
+        "Software": [record.software(), *record.weights(steps)],
+        "Environments": [record.environment()],
+        "Files": [record.file(path, steps) for path in sorted(files)],
+        "prov:Entity": [record.settings_entity()],
+        "Activities": [record.activity(step, started, ended) for step in steps],
     }
     folder = provenance_dir(settings.out_dir, session.subject)
-    paths = []
-    for kind, body in content.items():
-        path = folder / f"prov-{record.label}_{kind}.json"
-        write_json(path, {"BEP028Draft": DRAFT} | body)
-        paths.append(path)
-    return paths
+    paths = {kind: folder / f"prov-{record.label}_{kind}.json" for kind in KINDS}
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):  # jobs of different models may end at the same time
+        merged = merge(read_record(paths, DRAFT), made, record.checksum_at)
+        for kind, lists in KINDS.items():
+            write_json(paths[kind], {"BEP028Draft": DRAFT} | {name: merged[name] for name in lists})
+    return list(paths.values())
 
 
 def provenance_dir(out_dir: Path, subject: str) -> Path:
@@ -133,6 +135,7 @@ class _Record:
         self.versions = package_versions()
         self.settings_id = f"bids::prov#settings-{_short(recorded_settings(settings))}"
         self.env_id = f"bids::prov#env-{_short(self.versions | {'python': platform.python_version()})}"
+        self._sha256 = cache(sha256_file)
 
     def software(self) -> dict[str, Any]:
         return {"Id": self.code_id, "Label": "bidsrep", "Version": __version__}
@@ -169,25 +172,37 @@ class _Record:
         entry: dict[str, Any] = {"Id": uri, "Label": path.name, "AtLocation": uri.rpartition(":")[2]}
         if made_by:
             entry["GeneratedBy"] = made_by
-        return entry | {"Size": path.stat().st_size, "Checksum": _checksum(sha256_file(path))}
+        return entry | {"Size": path.stat().st_size, "Checksum": _checksum(self._sha256(path))}
+
+    def checksum_at(self, uri: str) -> list[dict[str, str]] | None:
+        """Give the ``Checksum`` of what lies at a URI: empty if nothing does, None if nobody can tell."""
+        path = self.roots.path(uri)
+        if path is None:
+            return None
+        return _checksum(self._sha256(path)) if path.is_file() else []
 
     def activity(self, step: Step, started: str | None, ended: str | None) -> dict[str, Any]:
-        used = [self.roots.uri(path) for path in step.inputs]
-        used += [_weights_id(step.model)] if step.model else []
         entry = {
             "Id": self.activity_id(step),
             "Label": step.name,
             "Command": None,  # required by the draft; a step inside the process has none
             "Description": step.description,
             "AssociatedWith": [self.code_id],
-            "Used": [*used, self.settings_id, self.env_id],
+            "Used": self.used(step),
         }
         times = {"StartedAtTime": started, "EndedAtTime": ended}
         return entry | {key: value for key, value in times.items() if value is not None}
 
+    def used(self, step: Step) -> list[str]:
+        weights = [_weights_id(step.model)] if step.model else []
+        return [*map(self.roots.uri, step.inputs), *weights, self.settings_id, self.env_id]
+
     def activity_id(self, step: Step) -> str:
+        """Name an activity after all that decides on its result, so that another one has another name."""
         name = re.sub(r"[^0-9a-zA-Z]", "", step.name)
-        return f"bids::prov#{name}-{_short([self.label, step.name, [path.name for path in step.outputs]])}"
+        made_of = [self.code_id, self.used(step), [self._sha256(path) for path in step.inputs]]
+        outputs = [path.name for path in step.outputs]
+        return f"bids::prov#{name}-{_short([self.label, step.name, outputs, made_of])}"
 
 
 def _weights_id(model: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from bidsrep.settings import Settings
 
@@ -36,6 +36,12 @@ class DatasetRoots:
             raise ValueError(OUTSIDE_MSG.format(path))
         name = max(inside, key=lambda name: len(inside[name].parts))
         return f"bids:{name}:{quote(place.relative_to(inside[name]).as_posix(), safe='/+')}"
+
+    def path(self, uri: str) -> Path | None:
+        """Give the place a URI of `uri` names; None if its dataset is none of this run's."""
+        name, _, inside = uri.removeprefix("bids:").partition(":")
+        root = {"": self.out_dir, "raw": self.bids_dir, **self.derivatives}.get(name)
+        return None if root is None else root / unquote(inside)
 
     def links(self) -> dict[str, str]:
         """Give ``DatasetLinks``: where each dataset lies as seen from the output, never as a home path."""

@@ -1,0 +1,150 @@
+"""How a session's provenance record grows: what a later run adds, and what of the earlier record stays.
+
+A run with another model, or with other settings, leaves files of the earlier run in place. The record then
+says of every file on disk which activity made the bytes that lie there:
+
+- a file whose bytes are as recorded keeps its maker, even if the later run has written it again;
+- a file that changed has the later run's activity as its maker;
+- what an activity used and has changed since is kept as an entity of its own, under the former checksum;
+- whatever no file on disk comes from any more is dropped.
+
+So a run that repeats what is there leaves the record's bytes as they were.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+Record = dict[str, list[Entry]]
+
+KINDS = {
+    "soft": ("Software",),
+    "env": ("Environments",),
+    "io": ("Files", "prov:Entity"),
+    "act": ("Activities",),
+}
+"""The files of a record, and the lists in each."""
+
+NEEDED = {"Files": {"Id", "Label", "Checksum"}, "Activities": {"Id", "Used"}}
+"""What an entry must have to be of use; the others an identifier."""
+
+
+def read_record(paths: Mapping[str, Path], draft: str) -> Record:
+    """Read the files of a record by kind; empty lists if one is missing, damaged or of another draft."""
+    empty: Record = {name: [] for lists in KINDS.values() for name in lists}
+    found: Record = {}
+    try:
+        for kind, lists in KINDS.items():
+            content = json.loads(paths[kind].read_text(encoding="utf-8"))
+            if content["BEP028Draft"] != draft:
+                return empty
+            found |= {name: [dict(entry) for entry in content[name]] for name in lists}
+    except (OSError, ValueError, KeyError, TypeError):
+        return empty
+    complete = (
+        NEEDED.get(name, {"Id"}) <= entry.keys() for name, entries in found.items() for entry in entries
+    )
+    return found if all(complete) else empty
+
+
+def merge(earlier: Record, now: Record, checksum_at: Callable[[str], Any]) -> Record:
+    """Give the record of an earlier and a later run of one session.
+
+    Parameters
+    ----------
+    earlier, now : Record
+        The record on disk, and that of the run that has just ended, whose files are as they are on disk.
+    checksum_at : callable
+        Gives the ``Checksum`` of the file at a BIDS URI; an empty one if it is gone, None if nobody can tell.
+    """
+    files = _by_id(now["Files"])
+    former: dict[str, Entry] = {}
+    unchanged = set()
+    for entry in earlier["Files"]:
+        uri = entry["Id"]
+        there = files[uri]["Checksum"] if uri in files else checksum_at(uri)
+        if there is None or there == entry["Checksum"]:
+            unchanged.add(uri)
+            files[uri] = files.get(uri, {}) | entry
+        else:
+            former[uri] = _former(entry)
+    fresh = {maker for uri in files.keys() - unchanged for maker in _makers(files[uri])}
+    activities = _by_id(_before(activity, former) for activity in earlier["Activities"])
+    activities |= {name: entry for name, entry in _by_id(now["Activities"]).items() if name in fresh}
+    entities = _by_id([*earlier["prov:Entity"], *now["prov:Entity"], *former.values()])
+    return _reachable(
+        files,
+        activities,
+        entities,
+        software=_by_id([*earlier["Software"], *now["Software"]]),
+        environments=_by_id([*earlier["Environments"], *now["Environments"]]),
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other jobs from changing what lies in a folder; without effect where files cannot be locked."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _reachable(
+    files: dict[str, Entry],
+    activities: dict[str, Entry],
+    entities: dict[str, Entry],
+    software: dict[str, Entry],
+    environments: dict[str, Entry],
+) -> Record:
+    """Keep the files that were made, and all that they come from."""
+    seen: set[str] = set()
+    waiting = [uri for uri, entry in files.items() if _makers(entry)]
+    nodes = files | activities | entities | software | environments
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in nodes:
+            continue
+        seen.add(name)
+        entry = nodes[name]
+        waiting += [*_makers(entry), *entry.get("Used", ()), *entry.get("AssociatedWith", ())]
+    kept = {
+        "Software": software,
+        "Environments": environments,
+        "Files": dict(sorted(files.items())),
+        "prov:Entity": entities,
+        "Activities": activities,
+    }
+    return {kind: [e for name, e in entries.items() if name in seen] for kind, entries in kept.items()}
+
+
+def _former(entry: Entry) -> Entry:
+    """Turn the entry of a file into that of an entity that is no longer to be found."""
+    sha256 = str(entry["Checksum"][0]["ChecksumValue"])
+    name = f"{entry['Id']}#sha256-{sha256[:8]}"
+    label = f"{entry['Label']} (replaced or removed since)"
+    return {"Id": name, "Label": label} | {
+        key: entry[key] for key in ("GeneratedBy", "Size", "Checksum") if key in entry
+    }
+
+
+def _before(activity: Entry, former: Mapping[str, Entry]) -> Entry:
+    """Point an earlier activity to what it used, not to what has taken its place."""
+    used = [former[name]["Id"] if name in former else name for name in activity["Used"]]
+    return activity | {"Used": used}
+
+
+def _makers(entry: Entry) -> list[str]:
+    return list(entry.get("GeneratedBy", ()))
+
+
+def _by_id(entries: Any) -> dict[str, Entry]:
+    return {entry["Id"]: entry for entry in entries}

@@ -1,0 +1,186 @@
+"""A session's provenance record, and what a later run does to it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bidsrep.bids.provenance import Step, provenance_dir, write_provenance
+from bidsrep.bids.scans import Scan, Session
+from bidsrep.bids.uris import DatasetRoots
+from bidsrep.settings import Settings
+
+MakeBids = Callable[..., Path]
+T1W = "sub-01/anat/sub-01_T1w.nii.gz"
+PREPROC = "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz"
+MASK = "sub-01/anat/sub-01_desc-brain_mask.nii.gz"
+
+
+class Bench:
+    """A dataset of one scan, and runs that write text files in place of images."""
+
+    def __init__(self, root: Path, raw: Path) -> None:
+        self.settings = Settings(bids_dir=raw, out_dir=root / "out", nprocs=1, omp_nthreads=1, mem_gb=1.0)
+        self.scan = Scan(raw / T1W, "01", None, "T1w", {}, raw)
+
+    def path(self, name: str) -> Path:
+        return self.settings.out_dir / name
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def prediction(self, model: str) -> str:
+        return f"sub-01/anat/sub-01_desc-{model}FromT1w_FLAIR.nii.gz"
+
+    def run(
+        self, model: str, preproc: str = "brain", made: str = "", day: int = 1, **options: Any
+    ) -> dict[str, dict[str, Any]]:
+        """Make one scan's files and the record; give the record's entries by identifier."""
+        prepared = [self.write(PREPROC, preproc), self.write(MASK, "mask")]
+        predicted = self.write(self.prediction(model), made or f"flair by {model}")
+        entry = {
+            "Name": model,
+            "Weights": f"{model}-1",
+            "WeightsSHA256": model.encode().hex().ljust(64, "0"),
+            "WeightsStatus": "random",
+            "License": "CC0-1.0",
+        }
+        steps = [
+            Step("preprocess T1w", "strip and resample", [self.scan.path], prepared),
+            Step(f"{model} T1w", "predict", prepared, [predicted], entry),
+        ]
+        settings = replace(self.settings, models=(model,), **options)
+        write_provenance(
+            settings, Session("01", None, (self.scan,)), steps, started=f"2026-01-{day:02d}T00:00:00Z"
+        )
+        return self.record()
+
+    def files(self) -> dict[str, bytes]:
+        folder = provenance_dir(self.settings.out_dir, "01")
+        return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+    def record(self) -> dict[str, dict[str, Any]]:
+        lists = [
+            v for text in self.files().values() for v in json.loads(text).values() if isinstance(v, list)
+        ]
+        entries = [entry for entries in lists for entry in entries]
+        assert len(entries) == len({entry["Id"] for entry in entries})
+        return {entry["Id"]: entry for entry in entries}
+
+    def maker(self, name: str) -> dict[str, Any]:
+        """Give the activity that made a file."""
+        record = self.record()
+        (maker,) = record[f"bids::{name}"]["GeneratedBy"]
+        return record[maker]
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """Give the settings a file was made with."""
+        record = self.record()
+        (used,) = [x for x in self.maker(name)["Used"] if x.startswith("bids::prov#settings")]
+        return record[used]["Value"]
+
+
+@pytest.fixture
+def bench(make_bids: MakeBids, tmp_path: Path) -> Bench:
+    return Bench(tmp_path, make_bids([T1W]))
+
+
+def dangling(record: dict[str, dict[str, Any]]) -> set[str]:
+    keys = ("Used", "AssociatedWith", "GeneratedBy")
+    return {name for entry in record.values() for key in keys for name in entry.get(key, ())} - record.keys()
+
+
+def test_a_second_model_is_added_to_the_first(bench: Bench) -> None:
+    bench.run("pepsi", day=1)
+    record = bench.run("brainid", day=2)
+    assert bench.settings_of(bench.prediction("pepsi"))["models"] == ["pepsi"]
+    assert bench.settings_of(bench.prediction("brainid"))["models"] == ["brainid"]
+    assert {x for x in record if "#weights" in x} == {
+        "bids::prov#weights-pepsi-70657073",
+        "bids::prov#weights-brainid-62726169",
+    }
+    # The second run wrote the same preprocessed image again: the first has made it.
+    assert bench.maker(PREPROC)["StartedAtTime"] == "2026-01-01T00:00:00Z"
+    assert sum(entry.get("Label") == "preprocess T1w" for entry in record.values()) == 1
+    assert bench.maker(bench.prediction("brainid"))["StartedAtTime"] == "2026-01-02T00:00:00Z"
+    assert not dangling(record)
+
+
+def test_repeating_a_run_leaves_the_bytes_of_the_record(bench: Bench) -> None:
+    bench.run("pepsi", day=1)
+    bench.run("brainid", day=2)
+    before = bench.files()
+    bench.path(PREPROC).unlink()
+    bench.run("pepsi", day=3)
+    assert bench.files() == before
+
+
+def test_a_changed_file_has_a_new_maker_and_the_former_one_stays_known(bench: Bench) -> None:
+    first = bench.run("pepsi")
+    record = bench.run("brainid", preproc="other brain", day=2, resolution=2.0)
+    assert bench.settings_of(PREPROC)["resolution"] == 2.0
+    assert bench.settings_of(MASK)["resolution"] == 1.0  # its bytes are those of the first run
+    (used,) = [x for x in bench.maker(bench.prediction("pepsi"))["Used"] if PREPROC in x]
+    assert used.startswith(f"bids::{PREPROC}#sha256-")
+    assert record[used]["Checksum"] == first[f"bids::{PREPROC}"]["Checksum"]
+    assert record[used]["GeneratedBy"] == first[f"bids::{PREPROC}"]["GeneratedBy"]
+    assert "AtLocation" not in record[used]
+    assert f"bids::{PREPROC}" in bench.maker(bench.prediction("brainid"))["Used"]
+    assert not dangling(record)
+
+
+def test_what_no_file_comes_from_is_dropped(bench: Bench) -> None:
+    bench.run("pepsi", lesion_threshold=0.5)
+    record = bench.run("pepsi", preproc="2", made="2", day=2, lesion_threshold=0.4)
+    assert bench.settings_of(bench.prediction("pepsi"))["lesion_threshold"] == 0.4
+    assert sum("#settings" in name for name in record) == 2  # the mask is still of the first run
+    bench.path(MASK).unlink()
+    bench.path(bench.prediction("pepsi")).unlink()
+    record = bench.run("brainid", day=3)
+    assert not any("pepsi" in name for name in record)
+
+
+def test_a_replaced_scan_is_told_from_the_one_that_was_used(bench: Bench) -> None:
+    bench.run("pepsi")
+    bench.scan.path.write_bytes(b"another scan")
+    record = bench.run("brainid", preproc="another brain", day=2)
+    raw = {name: entry for name, entry in record.items() if name.startswith("bids:raw:")}
+    assert len(raw) == 2
+    (former,) = [name for name in raw if "#" in name]
+    assert former in bench.maker(MASK)["Used"]
+    assert f"bids:raw:{T1W}" in bench.maker(PREPROC)["Used"]
+    assert bench.maker(MASK)["Id"] != bench.maker(PREPROC)["Id"]
+
+
+@pytest.mark.parametrize("damage", ["{", '{"BEP028Draft": "another"}', "[]"])
+def test_a_damaged_record_is_replaced(bench: Bench, damage: str) -> None:
+    bench.run("pepsi")
+    fresh = bench.files()
+    folder = provenance_dir(bench.settings.out_dir, "01")
+    next(folder.glob("*_io.json")).write_text(damage)
+    bench.run("pepsi")
+    assert bench.files() == fresh
+
+
+def test_an_entry_without_an_identifier_makes_a_record_useless(bench: Bench) -> None:
+    bench.run("pepsi")
+    fresh = bench.files()
+    path = next(provenance_dir(bench.settings.out_dir, "01").glob("*_act.json"))
+    content = json.loads(path.read_text())
+    del content["Activities"][0]["Used"]
+    path.write_text(json.dumps(content))
+    bench.run("pepsi")
+    assert bench.files() == fresh
+
+
+def test_a_uri_leads_back_to_its_file(tmp_path: Path) -> None:
+    roots = DatasetRoots(tmp_path / "out", tmp_path / "raw", {"masks": tmp_path / "m"})
+    for path in (tmp_path / "out/a b+c.nii", tmp_path / "raw/sub-01/x.nii", tmp_path / "m/y.nii"):
+        assert roots.path(roots.uri(path)) == path
+    assert roots.path("bids:others:x.nii") is None
