@@ -24,6 +24,17 @@ MODEL_SENTENCES = {
         "*Brain-ID* [@brainid], whose features are meant to be the same for every contrast, "
         "gave a synthetic T1w of every scan"
     ),
+    "seqinv": (
+        "*SeqInv* [@seqinv], an encoder trained by contrast between simulated sequences of one anatomy, gave "
+        "tissue classes, a lesion probability map and a denoised version of every scan"
+    ),
+    "crl": (
+        "*CRL* (contrast representation learning from imaging parameters, MICCAI 2024) turned every scan whose "
+        "repetition, echo and inversion times were known into {contrasts}"
+    ),
+    "cifl": (
+        "*CIFL* (contrast-invariant feature learning on random shapes, 2023) gave tissue classes of every scan"
+    ),
 }
 STRIP_SENTENCES = {
     "bidsrep": (
@@ -73,7 +84,12 @@ def _preprocessing(settings: Settings) -> str:
 
 
 def _models(settings: Settings) -> str:
-    known = [MODEL_SENTENCES.get(name, f"*{name}* was applied to every scan") for name in settings.models]
+    ordered = (
+        "T1w, T2w and FLAIR images",
+        *(f"an image with {order} s" for order in settings.target_contrast),
+    )
+    contrasts = " and ".join(ordered)
+    known = [MODEL_SENTENCES[name].format(contrasts=contrasts) for name in settings.models]
     sentences = [f"{sentence}." for sentence in known]
     if "pepsi" in settings.models:
         sentences.append(
