@@ -26,21 +26,37 @@ class Objective(Protocol):
 
 
 class GeneratedExamples(torch.utils.data.IterableDataset[dict[str, Tensor]]):
-    """An endless stream of examples, each drawn from its own index, so that a resumed run sees the same."""
+    """An endless stream of examples, each drawn from its own index, so that a resumed run sees the same.
 
-    def __init__(self, objective: Objective, first: int, stride: int = 1, offset: int = 0) -> None:
-        self.objective, self.first, self.stride, self.offset = objective, first, stride, offset
+    Parameters
+    ----------
+    objective
+        Draws the examples.
+    first
+        Optimiser step to start at.
+    stride, offset
+        Number of processes and rank of this one: they interleave, so that two processes see in one step
+        what one process sees with ``accumulate = 2``.
+    accumulate
+        Examples per optimiser step (of each process).
+    """
+
+    def __init__(
+        self, objective: Objective, first: int, stride: int = 1, offset: int = 0, accumulate: int = 1
+    ) -> None:
+        self.objective, self.first = objective, first
+        self.stride, self.offset, self.accumulate = stride, offset, accumulate
 
     def __iter__(self) -> Any:
-        """Yield examples from step ``first`` on; several processes interleave by ``stride``."""
-        step = self.first
+        """Yield examples from step ``first`` on."""
+        number = self.first * self.accumulate
         while True:
-            yield self.objective.sample(step * self.stride + self.offset, step)
-            step += 1
+            yield self.objective.sample(number * self.stride + self.offset, number // self.accumulate)
+            number += 1
 
 
 class PretrainModule(pl.LightningModule):
-    """Trains ``network`` on an `Objective` under a `Recipe`; one optimiser step per drawn mini-batch."""
+    """Trains ``network`` on an `Objective` under a `Recipe`; one mini-batch per training step."""
 
     def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe) -> None:
         super().__init__()
@@ -56,7 +72,11 @@ class PretrainModule(pl.LightningModule):
     def train_dataloader(self) -> Any:
         """The stream of generated examples, continued where the run stands."""
         stream = GeneratedExamples(
-            self.objective, self.global_step, self.trainer.world_size, self.trainer.global_rank
+            self.objective,
+            self.global_step,
+            self.trainer.world_size,
+            self.trainer.global_rank,
+            self.recipe.accumulate,
         )
         return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=0)
 
@@ -67,13 +87,23 @@ class PretrainModule(pl.LightningModule):
         if settings.muon_lr:
             optimiser = MuonWithAdamW(self.network, settings.lr, settings.muon_lr)
         else:
-            trained = (p for p in self.network.parameters() if p.requires_grad)
-            optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay)
+            groups = parameter_groups(self.network, settings)
+            optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         total = self.recipe.iterations
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(step, total, settings)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def parameter_groups(network: nn.Module, settings: Optimiser) -> list[dict[str, Any]]:
+    """The trained parameters in one group, or in two where heads (``head.*``) have a rate of their own."""
+    trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    if not settings.head_lr:
+        return [{"params": [value for _, value in trained]}]
+    heads = [value for name, value in trained if name.startswith("head.")]
+    rest = [value for name, value in trained if not name.startswith("head.")]
+    return [{"params": rest}, {"params": heads, "lr": settings.head_lr}]
 
 
 def learning_rate_factor(step: int, total: int, settings: Optimiser) -> float:

@@ -12,10 +12,19 @@ from torch import Tensor, nn
 
 from bidsrep.synth.corruption import Level
 from bidsrep.synth.deformation import DeformationConfig
-from bidsrep.synth.generator import GeneratorConfig, Source, Subject, deform_subject, sample_image
+from bidsrep.synth.generator import (
+    Acquisition,
+    GeneratorConfig,
+    Source,
+    Subject,
+    deform_subject,
+    sample_acquisition,
+)
 from bidsrep.synth.heads import brain_of
 from bidsrep.synth.random import coin, integer
-from bidsrep.training.anatomies import Anatomy, load_anatomies
+from bidsrep.tasks.bias import bias_loss
+from bidsrep.tasks.segmentation import mirror_classes, segmentation_loss, to_classes
+from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
 from bidsrep.training.losses import implicit_pathology, lesion_loss, omega, reconstruction
 from bidsrep.training.recipe import Recipe
 
@@ -23,30 +32,39 @@ from bidsrep.training.recipe import Recipe
 class RepresentationObjective:
     """T1w (Brain-ID, eq. 3), plus FLAIR, lesion and implicit pathology supervision (PEPSI, eqs. 3 and 4).
 
-    Which terms apply follows from the recipe's heads: ``image`` (T1w), ``aux_image`` (FLAIR), ``pathol``.
-    A target that an anatomy does not have is simulated; a missing one would drop its terms (eq. 3).
+    Which terms apply follows from the recipe's heads: ``image`` (T1w; the clean input where that head reads
+    the image, as in the authors' super-resolution), ``aux_image`` (FLAIR), ``pathol``, and Brain-ID's
+    ``seg``, ``superres``, ``bias_field_log``. A T1w or FLAIR that an anatomy does not have is simulated; a
+    segmentation that it does not have drops its term. The recipe's ``[losses]`` has the weights.
     """
 
     def __init__(self, sources: dict[float, list[Source]], recipe: Recipe, priors: list[Tensor]) -> None:
         self.sources, self.recipe, self.priors = sources, recipe, priors
         self.config = generator_config(recipe.generator)
-        self.heads = tuple(recipe.architecture["heads"])
+        of_input = "image" in recipe.architecture.get("with_image", ())
+        self.targets = {
+            "image": "target_superres" if of_input else "target_image",
+            "aux_image": "target_aux_image",
+            "superres": "target_superres",
+        }
         self.segmenters: dict[str, nn.Module] = {}
 
     @classmethod
     def from_folders(cls, folders: list[Path], recipe: Recipe) -> RepresentationObjective:
         """Load anatomies (and lesion shapes: ``*_label-lesion_mask.nii.gz``) from prepared datasets."""
-        anatomies: list[tuple[Anatomy, tuple[str, ...]]] = []
+        anatomies: list[tuple[Anatomy, LabelTable | None]] = []
         priors: list[Tensor] = []
         for folder in folders:
             found = sorted(folder.glob("**/*_label-lesion_mask.nii.gz"))
             priors += [_lesion_prior(path) for path in found]
             if not found:
                 loaded, table = load_anatomies(folder)
-                anatomies += [(a, table.tissues if table and a.labels is not None else ()) for a in loaded]
+                anatomies += [(a, table) for a in loaded]
         kept = [(a, t) for a, t in anatomies if a.name not in recipe.held_out]
+        if set(recipe.architecture["heads"]) == {"seg"}:  # a scan without labels would have no loss at all
+            kept = [(a, t) for a, t in kept if a.labels is not None]
         spacings = {stage.spacing for stage in recipe.stages}
-        sources = {spacing: [make_source(a, tissues, spacing) for a, tissues in kept] for spacing in spacings}
+        sources = {spacing: [make_source(a, table, spacing) for a, table in kept] for spacing in spacings}
         return cls(sources, recipe, priors)
 
     def sample(self, index: int, step: int) -> dict[str, Tensor]:
@@ -65,8 +83,8 @@ class RepresentationObjective:
         images = []
         for number in range(stage.samples):
             level = self._level(number, stage.samples, generator)
-            images.append(sample_image(subject, source, generator, stage.spacing, self.config, level)[0])
-        return collate(images, subject)
+            images.append(sample_acquisition(subject, source, generator, stage.spacing, self.config, level))
+        return collate(images, subject, source.values)
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Named losses of one mini-batch; ``loss`` is their weighted sum."""
@@ -75,14 +93,20 @@ class RepresentationObjective:
         losses: dict[str, Tensor] = {}
         early = step < int(self.recipe.losses.get("gradient_from", 0))
         terms = {"gradient": 0.0, "squared": 2.0} if early else {}
-        for name in ("image", "aux_image"):
-            if name in outputs and f"target_{name}" in batch:
-                losses[name] = reconstruction(
-                    outputs[name], batch[f"target_{name}"], batch["weight"], **terms
-                )
+        for name, target in self.targets.items():
+            if name in outputs:
+                weight = float(self.recipe.losses.get(name, 1.0))
+                losses[name] = weight * reconstruction(outputs[name], batch[target], batch["weight"], **terms)
         if "pathol" in outputs:
             weight = float(self.recipe.losses.get("lesion", 0.2))
             losses["pathol"] = weight * lesion_loss(outputs["pathol"], batch["lesion"])
+        if "seg" in outputs and "classes" in batch:
+            weight = float(self.recipe.losses.get("seg", 1.0))
+            losses["seg"] = weight * segmentation_loss(outputs["seg"], batch["classes"])
+        if "bias_field_log" in outputs:
+            weight = float(self.recipe.losses.get("bias", 1.0))
+            term = bias_loss(outputs["bias_field_log"], batch["log_bias"], batch["brain"])
+            losses["bias_field_log"] = weight * term
         every = int(self.recipe.losses.get("implicit_every", 1))
         for name, segmenter in self.segmenters.items():
             if step % every == 0 and bool((batch["lesion"] > 0).any()):
@@ -108,26 +132,38 @@ def implicit_term(segmenter: nn.Module, synthetic: Tensor, reference: Tensor) ->
     return implicit_pathology(torch.sigmoid(segmenter(synthetic)["pathol"].float()), seen)
 
 
-def collate(images: list[Tensor], subject: Subject) -> dict[str, Tensor]:
-    """Stack images with their shared targets; the error weight halves what lies outside the brain."""
+def collate(images: list[Acquisition], subject: Subject, values: tuple[int, ...] = ()) -> dict[str, Tensor]:
+    """Stack images with their own and their shared targets, ``(B, 1, X, Y, Z)`` each.
+
+    The error weight halves what lies outside the brain. ``values`` of the subject's labels give ``classes``,
+    the channels of the ``seg`` head.
+    """
     count = len(images)
 
     def repeat(volume: Tensor) -> Tensor:
         return volume[None, None].expand(count, 1, *volume.shape)
 
-    return {
-        "image": torch.stack(images)[:, None],
+    batch = {
+        "image": torch.stack([image.image for image in images])[:, None],
         "target_image": repeat(subject.t1w),
         "target_aux_image": repeat(subject.flair),
+        "target_superres": torch.stack([image.clean for image in images])[:, None],
+        "log_bias": torch.stack([image.log_bias for image in images])[:, None],
         "lesion": repeat(subject.lesion),
+        "brain": repeat(subject.brain.float()),
         "weight": repeat(0.3 + 0.7 * subject.brain.float() + 3 * subject.lesion),
     }
+    if values and subject.labels is not None:
+        classes = to_classes(torch.tensor(values))[subject.labels.long()]
+        batch["classes"] = repeat(mirror_classes(classes) if subject.flipped else classes)
+    return batch
 
 
-def make_source(anatomy: Anatomy, tissues: tuple[str, ...], spacing: float) -> Source:
+def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> Source:
     """Turn an anatomy into what the generator samples, averaged down for a coarse ``spacing`` (mm)."""
-    if anatomy.labels is not None:
-        return Source(1.0, labels=_brain_labels(anatomy.labels, tissues), tissues=tissues)
+    if anatomy.labels is not None and table is not None:
+        labels = _brain_labels(anatomy.labels, table.tissues)
+        return Source(1.0, labels=labels, tissues=table.tissues, values=tuple(table.values.tolist()))
     from scipy.ndimage import distance_transform_edt
 
     assert anatomy.t1w is not None

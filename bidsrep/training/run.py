@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from bidsrep.models.device import resolve_device, trains_in_bf16
+from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
 from bidsrep.training.anatomies import load_anatomies
 from bidsrep.training.module import Objective, PretrainModule
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.representation import RepresentationObjective
 from bidsrep.training.segmenter import reference_segmenters
+from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
 SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
 """Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
-
-LOGGER = logging.getLogger("bidsrep.training")
-NO_BF16 = "precision %s: this processor has no bfloat16 arithmetic; training in float32 instead"
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -62,10 +55,9 @@ def pretrain(
     data: list[Path],
     out: Path,
     *,
-    device: str = "auto",
-    initial: Path | None = None,
-    progress: bool = True,
-    max_minutes: float | None = None,
+    initial: str | Path | None = None,
+    runtime: Runtime | None = None,
+    **settings: Any,
 ) -> Path:
     """Train and return the last checkpoint; a folder with a checkpoint is continued from it.
 
@@ -77,60 +69,28 @@ def pretrain(
         Prepared anatomy datasets.
     out
         Folder for checkpoints and logs.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
     initial
-        Weights (safetensors) to start from; keys that the network lacks or misses are refused
-        except heads, which start at random.
-    progress
-        Show a progress bar.
-    max_minutes
-        Stop (with a checkpoint) after this time.
+        Weights to start from instead of the recipe's: a safetensors file, or an id. Of the backbone all
+        must fit; heads that they lack start at random.
+    runtime
+        Devices, time and logs; or give its fields as ``settings``.
     """
+    runtime = runtime or Runtime(**settings)
     network = build_network(recipe)
-    if initial is not None:
-        load_initial(network, initial)
+    if start := initial or recipe.initial:
+        load_initial(network, find_weights(recipe.model, start))
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
         objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)
-    module = PretrainModule(network, objective, recipe)
-    last = out / "last.ckpt"
-    callbacks: list[Callback] = [
-        ModelCheckpoint(
-            dirpath=out,
-            filename="last",
-            train_time_interval=timedelta(minutes=recipe.checkpoint_minutes),
-            enable_version_counter=False,
-            save_on_train_epoch_end=False,
-        )
-    ]
-    trainer = pl.Trainer(
-        default_root_dir=out,
-        accelerator="gpu" if device.startswith("cuda") else device,
-        devices="auto" if device != "cpu" else 1,
-        precision=training_precision(recipe.precision, device),
-        max_steps=recipe.iterations,
-        max_time=timedelta(minutes=max_minutes) if max_minutes else None,
-        gradient_clip_val=recipe.optimiser.clip_norm or None,
-        logger=CSVLogger(out, name="log"),
-        callbacks=callbacks,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=20,
-        use_distributed_sampler=False,
-        num_nodes=int(os.environ.get("SLURM_NNODES", "1")),
-    )
+    return fit(PretrainModule(network, objective, recipe), make_trainer(recipe, out, runtime), out)
+
+
+def fit(module: PretrainModule, trainer: pl.Trainer, out: Path) -> Path:
+    """Train, from the folder's checkpoint if it has one, and leave the last one there."""
+    last = out / LAST
     trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last
-
-
-def training_precision(wanted: str, device: str) -> Any:
-    """Lightning's name of the recipe's precision, or of float32 (with a warning) where bfloat16 is emulated."""
-    if "bf16" in wanted and not trains_in_bf16(resolve_device(device)):
-        LOGGER.warning(NO_BF16, wanted)
-        return "32-true"
-    return wanted
 
 
 def load_initial(network: nn.Module, path: Path) -> None:
