@@ -2,7 +2,17 @@
 
 from bidsrep.synth.physics.distributions import Distribution, distribution_sequences, sample_parameters
 from bidsrep.synth.physics.maps import TissueMaps, r2_from_r2s
+from bidsrep.synth.physics.painting import Variation, add_lesion, mixture_maps, paint_maps
+from bidsrep.synth.physics.scan import (
+    ScanParameters,
+    ScanRanges,
+    acquire,
+    add_rician_noise,
+    random_scan,
+    sample_scan,
+)
 from bidsrep.synth.physics.sequences import FLAIR, FSE, GRE, SPGR, Sequence, simulate
+from bidsrep.synth.physics.tissues import Tissue, TissueTable, tissue_table
 from bidsrep.synth.physics.trains import MP2RAGE, MPRAGE
 
 __all__ = [
@@ -13,10 +23,23 @@ __all__ = [
     "MPRAGE",
     "SPGR",
     "Distribution",
+    "ScanParameters",
+    "ScanRanges",
     "Sequence",
+    "Tissue",
     "TissueMaps",
+    "TissueTable",
+    "Variation",
+    "acquire",
+    "add_lesion",
+    "add_rician_noise",
     "distribution_sequences",
+    "mixture_maps",
+    "paint_maps",
     "r2_from_r2s",
+    "random_scan",
     "sample_parameters",
+    "sample_scan",
     "simulate",
+    "tissue_table",
 ]
