@@ -200,6 +200,7 @@ CLINICAL = {
                 "fa2": _u(4, 8),
                 "n": Law("count", 160, 16),
                 "eff": _u(0.9, 1.0),
+                "beta": _log(0.02, 0.2),
             },
             {"magnitude": False},
         ),

@@ -65,11 +65,8 @@ def paint_maps(
     index = labels.reshape(-1).long()
     values = rows[:, :5].index_select(0, index).T.reshape(5, *labels.shape)
     spread = rows[:, 5].index_select(0, index).reshape(labels.shape)
-    shared = _texture(labels.shape, generator).to(labels.device)
     shares = torch.tensor(WITHIN).to(labels.device).view(5, 1, 1, 1)
-    own = torch.stack([_coarse(labels.shape, generator) for _ in range(5)]).to(labels.device)
-    # Half of the variance of each map is its own, so that no map is a function of another.
-    texture = (shared + own) * 0.5**0.5 * shares
+    texture = _texture(labels.shape, generator).to(labels.device) * shares
     return _maps(values * (1 + variation.within * spread * texture).clamp(min=0.1))
 
 
@@ -147,13 +144,14 @@ def _maps(values: Tensor) -> TissueMaps:
 
 
 def _texture(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Unit variance: half smooth over centimetres, half from voxel to voxel."""
-    return (_coarse(shape, generator) + torch.randn(shape, generator=generator)) * 0.5**0.5
+    """Unit-variance noise ``(5, X, Y, Z)`` of which half is common to the five maps.
 
-
-def _coarse(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Smooth unit-variance noise ``(X, Y, Z)`` with a node every `COARSE_VOXELS` voxels."""
+    The common part is half smooth, half from voxel to voxel; the maps' own parts are smooth. Own parts are
+    needed so that no map is a function of another.
+    """
     nodes = [max(2, -(-n // COARSE_VOXELS) + 1) for n in shape]
-    noise = torch.randn(1, 1, *nodes, generator=generator)
-    field = F.interpolate(noise, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
-    return field / field.std().clamp(min=1e-6)
+    control = torch.randn(1, 6, *nodes, generator=generator)
+    smooth = F.interpolate(control, tuple(shape), mode="trilinear", align_corners=True)[0]
+    smooth = smooth / smooth.std(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
+    common = (smooth[5] + torch.randn(shape, generator=generator)) * 0.5**0.5
+    return (smooth[:5] + common) * 0.5**0.5

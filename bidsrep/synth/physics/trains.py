@@ -8,6 +8,7 @@ is in units of the equilibrium, so voxels without protons cause no division by z
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -64,7 +65,7 @@ class MPRAGE(Sequence):
         sin, cos = flip(self.fa, transmit)
         before, after = self.delays
         train = Train(maps.r1, cos, self.spacing)
-        z = recover(train.after(recover(torch.zeros_like(maps.r1), maps.r1, before), self.n), maps.r1, after)
+        z = recover(train.after(recover(0.0, maps.r1, before), self.n), maps.r1, after)
         z = z / (1 + self.eff * cos**self.n * torch.exp(-maps.r1 * self.tr))
         z = train.after(recover(-self.eff * z, maps.r1, before), self.n // 2 - 1)
         image = maps.pd * (z * sin).abs() * torch.exp(-maps.r2s * self.te)
@@ -81,7 +82,7 @@ class MPRAGE(Sequence):
 
 @dataclass(frozen=True)
 class MP2RAGE(Sequence):
-    """Two trains per inversion, combined to ``S1 S2 / (S1^2 + S2^2)``: no receive field, no T2*, no PD.
+    """Two trains per inversion, combined to ``S1 S2 / (S1^2 + S2^2)``.
 
     Parameters
     ----------
@@ -100,6 +101,9 @@ class MP2RAGE(Sequence):
     magnitude
         Combine magnitudes, which gives 0 to 0.5 and loses the polarity. Off, the image is what scanners
         store: the signed combination plus 0.5, from 0 to 1.
+    beta
+        Regularisation of O'Brien et al. (PLOS ONE 2014), squared p.u.: ``(S1 S2 - beta) / (S1^2 + S2^2 + 2 beta)``
+        of the received signals, which darkens bone and air. 0: none.
     """
 
     name: ClassVar[str] = "mp2rage"
@@ -113,6 +117,7 @@ class MP2RAGE(Sequence):
     n: int = 160
     eff: float = 0.96
     magnitude: bool = True
+    beta: float = 0.0
 
     @property
     def delays(self) -> tuple[float, float, float]:
@@ -121,9 +126,12 @@ class MP2RAGE(Sequence):
         return self.ti1 - train / 2, self.ti2 - self.ti1 - train, self.tr - self.ti2 - train / 2
 
     def signal(self, maps: TissueMaps, transmit: Field = None, receive: Field = None) -> Tensor:
-        """The combined image; ``receive`` cancels."""
-        first, second = self._longitudinal(maps, transmit)
-        ratio = first * second / (first**2 + second**2)
+        """The combined image; without ``beta``, T2*, PD and ``receive`` cancel."""
+        if self.beta:
+            first, second = self.inversions(maps, transmit, receive)
+        else:
+            first, second = self._longitudinal(maps, transmit)
+        ratio = (first * second - self.beta) / (first**2 + second**2 + 2 * self.beta)
         ratio = ratio.abs() if self.magnitude else ratio + 0.5
         return torch.where(maps.pd > 0, finite(ratio), 0.0).to(maps.pd.dtype)
 
@@ -155,7 +163,7 @@ class MP2RAGE(Sequence):
         (sin1, cos1), (sin2, cos2) = flip(self.fa1, _double(transmit)), flip(self.fa2, _double(transmit))
         before, between, after = self.delays
         one, two = Train(r1, cos1, self.tx), Train(r1, cos2, self.tx)
-        z = one.after(recover(torch.zeros_like(r1), r1, before), self.n)
+        z = one.after(recover(0.0, r1, before), self.n)
         z = recover(two.after(recover(z, r1, between), self.n), r1, after)
         start = z / (1 + self.eff * (cos1 * cos2) ** self.n * torch.exp(-r1 * self.tr))
         start = recover(-self.eff * start, r1, before)
@@ -173,16 +181,20 @@ class Train:
     cos: Tensor | float
     spacing: float
 
-    def after(self, z: Tensor, pulses: float) -> Tensor:
+    @cached_property
+    def driven(self) -> Tensor:
+        """The magnetisation that an endless train tends to."""
+        return -torch.expm1(-self.r1 * self.spacing) / (1 - self.cos * torch.exp(-self.r1 * self.spacing))
+
+    def after(self, z: Tensor | float, pulses: float) -> Tensor:
         """Longitudinal magnetisation after a number of pulses, of what was ``z`` before them."""
-        factor = self.cos * torch.exp(-self.r1 * self.spacing)
-        kept = factor**pulses
-        return z * kept - torch.expm1(-self.r1 * self.spacing) * (1 - kept) / (1 - factor)
+        kept = self.cos**pulses * torch.exp(-self.r1 * (self.spacing * pulses))
+        return self.driven + (z - self.driven) * kept
 
 
-def recover(z: Tensor, r1: Tensor, seconds: float) -> Tensor:
+def recover(z: Tensor | float, r1: Tensor, seconds: float) -> Tensor:
     """Longitudinal magnetisation after free recovery (equilibrium 1)."""
-    return z * torch.exp(-r1 * seconds) - torch.expm1(-r1 * seconds)
+    return 1 + (z - 1) * torch.exp(-r1 * seconds)
 
 
 def train_faults(fa: float, n: float, eff: float) -> tuple[str, ...]:
