@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from bidsrep.errors import WeightsError
 from bidsrep.training.losses import gradient_l1, implicit_pathology, lesion_loss, omega
 from bidsrep.training.recipe import Optimiser, Recipe, Stage, read_recipe
 
@@ -199,5 +200,5 @@ def test_initial_weights_of_another_backbone_are_refused(tmp_path: Path) -> None
     from bidsrep.training.run import load_initial
 
     save_file(Network({"image": 1}, f_maps=8, num_levels=2).state_dict(), tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match="first missing or different: backbone"):
+    with pytest.raises(WeightsError, match="first missing or different: backbone"):
         load_initial(Network({"image": 1}, f_maps=16, num_levels=2), tmp_path / "w.safetensors")

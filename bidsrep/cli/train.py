@@ -1,28 +1,43 @@
-"""``bidsrep-train``: prepare anatomies, look at generated examples, pre-train, export weights."""
+"""``bidsrep-train``: prepare anatomies, look at generated examples, pre-train, fine-tune, export weights."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bidsrep.cli import types
 from bidsrep.errors import InputError, UsageError
+from bidsrep.settings import MODALITIES
 
 if TYPE_CHECKING:
     from bidsrep.training.recipe import Recipe
+    from bidsrep.training.trainer import Runtime
 
+FINETUNED = ("pepsi", "brainid")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+TASKS = ("lesion", "seg", "T1w", "FLAIR")
 TRAINABLE = ("brainmask", "pepsi", "brainid", "seqinv", "crl", "cifl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bidsrep-train`` and give its exit code."""
-    from bidsrep.cli.run import guarded
+    from bidsrep.cli.run import guarded, set_up_logging
 
     def body() -> int:
         options = _parser().parse_args(argv)
+        set_up_logging(0)
+        # Lightning's advertisements and what it says of its own trainer; its warnings stay.
+        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+        warnings.filterwarnings(
+            "ignore", message="Checkpoint directory|`isinstance\\(treespec", module="lightning"
+        )
         code: int = options.run(options)
         return code
 
@@ -52,16 +67,41 @@ def pretrain(options: argparse.Namespace) -> int:
     from bidsrep.training.run import pretrain as run
 
     recipe = _recipe(options)
-    checkpoint = run(
-        recipe,
-        options.data,
-        options.out,
-        device=options.device,
-        initial=options.initial,
-        progress=sys.stderr.isatty(),
-        max_minutes=options.max_minutes,
-    )
+    checkpoint = run(recipe, options.data, options.out, initial=options.initial, runtime=_runtime(options))
     print(f"checkpoint: {checkpoint}")
+    return 0
+
+
+def finetune(options: argparse.Namespace) -> int:
+    """Train on a user's labelled scans and write weights; an interrupted run is continued."""
+    from bidsrep.training.finetune import LabelledData, scaled
+    from bidsrep.training.finetune import finetune as run
+
+    recipe = _read(options.config or _recipes() / "finetune-compact.toml", options, model=options.model)
+    if options.iterations:
+        recipe = scaled(recipe, options.iterations)
+    if options.validation_share is not None:
+        recipe = replace(recipe, validation={**recipe.validation, "share": options.validation_share})
+    data = LabelledData(
+        options.bids,
+        options.labels,
+        options.label,
+        tuple(options.participant_label),
+        tuple(options.modalities),
+        options.skip_bids_validation,
+    )
+    weights, card = run(
+        options.model,
+        options.task,
+        recipe,
+        data,
+        options.out,
+        initial=options.initial,
+        runtime=_runtime(options),
+    )
+    print(
+        f"{weights}\n{card}\nUse them with: bidsrep ... --model {options.model} --weights {options.model}={weights}"
+    )
     return 0
 
 
@@ -99,20 +139,42 @@ def export(options: argparse.Namespace) -> int:
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    from bidsrep.training.recipe import read_recipe
-
-    path = (
-        options.config or Path(str(files("bidsrep"))) / "data" / "recipes" / f"{options.model}-compact.toml"
-    )
-    if not path.exists():
-        raise UsageError(f"{path}: there is no such recipe. Name a TOML file with --config.")
-    try:
-        recipe = read_recipe(path, seed=options.seed)
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path}: not a recipe: {error}") from error
+    path = options.config or _recipes() / f"{options.model}-compact.toml"
+    recipe = _read(path, options)
     if recipe.model != options.model:
         raise UsageError(f"{path}: a recipe for {recipe.model}, not {options.model}.")
     return recipe
+
+
+def _recipes() -> Path:
+    return Path(str(files("bidsrep"))) / "data" / "recipes"
+
+
+def _read(path: Path, options: argparse.Namespace, **changes: object) -> Recipe:
+    """Read a recipe; what the command line says counts more."""
+    from bidsrep.training.recipe import read_recipe
+
+    if not path.exists():
+        raise UsageError(f"{path}: there is no such recipe. Name a TOML file with --config.")
+    for name in ("seed", "accumulate", "precision"):
+        changes[name] = getattr(options, name, None)
+    try:
+        return read_recipe(path, **changes)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: not a recipe: {error}") from error
+
+
+def _runtime(options: argparse.Namespace) -> Runtime:
+    from bidsrep.training.trainer import Runtime
+
+    return Runtime(
+        device=options.device,
+        devices=options.devices,
+        nodes=options.nodes,
+        progress=sys.stderr.isatty(),
+        max_minutes=options.max_minutes,
+        tensorboard=options.tensorboard,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -135,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--data", type=Path, nargs="+", required=True, help="prepared anatomies (and lesion shapes)"
             )
         _ADD[name](command)
+    _add_finetune(commands.add_parser("finetune", help="train on your own labelled scans"))
     return parser
 
 
@@ -148,9 +211,59 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
 
 
 def _add_pretrain(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--initial", type=Path, help="weights (safetensors) to start from")
-    command.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    command.add_argument("--max-minutes", type=float, help="stop, with a checkpoint, after this time")
+    command.add_argument("--initial", help="weights to start from: a safetensors file, or an id")
+    _add_runtime(command)
+
+
+def _add_finetune(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=finetune)
+    command.add_argument("--model", choices=FINETUNED, required=True, help="what is fine-tuned")
+    command.add_argument("--task", choices=TASKS, required=True, help="what it should learn to predict")
+    command.add_argument("--bids", type=types.path, required=True, help="BIDS dataset of the scans")
+    command.add_argument("--labels", type=types.path, help="derivatives dataset of the labels")
+    command.add_argument("--out", type=types.path, required=True, help="folder to write to")
+    command.add_argument(
+        "--initial", help="weights to start from: a file, or an id; default: the bundled ones"
+    )
+    command.add_argument("--config", type=Path, help="recipe (TOML); default: finetune-compact")
+    command.add_argument(
+        "--label",
+        default="",
+        help="label or desc entity of the masks (default lesion), or of the segmentations",
+    )
+    command.add_argument(
+        "--participant-label", nargs="+", type=types.subject, default=(), help="only these subjects"
+    )
+    command.add_argument(
+        "--modalities", nargs="+", type=types.alphanumeric, default=MODALITIES, help="only these contrasts"
+    )
+    command.add_argument(
+        "--skip-bids-validation", action="store_true", help="do without a dataset_description.json"
+    )
+    command.add_argument(
+        "--iterations", type=types.count, help="optimiser steps in all, instead of the recipe's"
+    )
+    command.add_argument(
+        "--validation-share", type=types.probability, help="share of the subjects that is held out"
+    )
+    command.add_argument("--seed", type=int, help="replaces the recipe's seed")
+    _add_runtime(command)
+
+
+def _add_runtime(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("running")
+    group.add_argument("--device", type=types.device, default="auto", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--devices", type=types.count, help="processes per node; default: one per GPU")
+    group.add_argument("--nodes", type=types.count, help="nodes; default: those of the Slurm step")
+    group.add_argument("--accumulate", type=types.count, help="mini-batches per optimiser step")
+    group.add_argument("--precision", choices=PRECISIONS, help="replaces the recipe's")
+    group.add_argument("--max-minutes", type=types.positive, help="stop, with a checkpoint, after this time")
+    group.add_argument(
+        "--tensorboard",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write TensorBoard logs beside the CSV ones (where TensorBoard is installed)",
+    )
 
 
 def _add_sample(command: argparse.ArgumentParser) -> None:

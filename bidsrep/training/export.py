@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from bidsrep.toml import dump_toml
+from bidsrep.models.weights import card_path, write_weights
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.run import network_state
 
@@ -25,6 +23,7 @@ def export_weights(
     training: dict[str, Any],
     inputs: dict[str, Any] | None = None,
     figures: dict[str, Any] | None = None,
+    license: str = LICENSE,  # noqa: A002 (the card's word)
 ) -> tuple[Path, Path]:
     """Write ``<model>.safetensors`` (float32, fixed order: the same bytes each time) and ``<model>.toml``.
 
@@ -44,21 +43,19 @@ def export_weights(
         What the network expects (``resolution_mm`` ...).
     figures
         Measured figures, each with its data and n in its name or value.
+    license
+        What the card says of the weights' licence.
     """
     state = {key: value.float().contiguous() for key, value in sorted(network_state(checkpoint).items())}
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
-    out.mkdir(parents=True, exist_ok=True)
-    weights = out / f"{recipe.model}.safetensors"
-    save_file(state, weights)
     architecture = dict(recipe.architecture)
     heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
     card = {
         "weights": {
             "id": f"bidsrep-{recipe.model}-{edition}",
             "model": recipe.model,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-            "license": LICENSE,
+            "license": license,
             "status": "self-trained",
         },
         "architecture": {**architecture, "heads": heads},
@@ -72,6 +69,5 @@ def export_weights(
         },
         "figures": figures or {},
     }
-    path = out / f"{recipe.model}.toml"
-    path.write_text(dump_toml(card))
-    return weights, path
+    weights = write_weights(out / f"{recipe.model}.safetensors", state, card)
+    return weights, card_path(weights)

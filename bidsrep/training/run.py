@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from bidsrep.errors import WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
 from bidsrep.training.anatomies import load_anatomies
@@ -98,19 +99,25 @@ def load_initial(network: nn.Module, path: Path) -> None:
 
     Raises
     ------
-    ValueError
-        If the backbone does not fit exactly.
+    WeightsError
+        If the file cannot be read, or the backbone does not fit exactly.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state = load_file(path)
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read as a safetensors file ({error}).") from error
     wanted = network.state_dict()
     usable = {
         key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape
     }
     missing = [key for key in wanted if key.startswith("backbone.") and key not in usable]
     if missing:
-        raise ValueError(f"{path}: does not fit this architecture; first missing or different: {missing[0]}")
+        raise WeightsError(
+            f"{path}: does not fit this architecture; first missing or different: {missing[0]}"
+        )
     network.load_state_dict({**wanted, **{key: value.float() for key, value in usable.items()}})
 
 

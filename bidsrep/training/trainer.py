@@ -23,6 +23,7 @@ from bidsrep.training.recipe import Recipe
 LOGGER = logging.getLogger("bidsrep.training")
 NO_BF16 = "precision %s: this processor has no bfloat16 arithmetic; training in float32 instead"
 LAST = "last.ckpt"
+LOG_EVERY = 20  # optimiser steps
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,24 @@ def make_trainer(
     limit = [TimeLimit(runtime.max_minutes)] if runtime.max_minutes else []
     devices, nodes = device_count(runtime), node_count(runtime)
     _, _, gpu = runtime.device.partition(":")
-    return pl.Trainer(
-        default_root_dir=out,
-        accelerator="gpu" if runtime.device.startswith("cuda") else runtime.device,
-        devices=[int(gpu)] if gpu else devices,
-        num_nodes=nodes,
+    settings: dict[str, Any] = {
+        "accelerator": "gpu" if runtime.device.startswith("cuda") else runtime.device,
+        "devices": [int(gpu)] if gpu else devices,
+        "num_nodes": nodes,
         # A head without a target in a mini-batch gets no gradient in it.
-        strategy="ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
-        precision=training_precision(recipe.precision, runtime.device),
-        max_steps=recipe.iterations,
-        accumulate_grad_batches=recipe.accumulate,
-        gradient_clip_val=recipe.optimiser.clip_norm or None,
-        logger=loggers(out, runtime.tensorboard),
-        callbacks=[checkpoint, *limit, *callbacks],
-        enable_progress_bar=runtime.progress,
-        enable_model_summary=False,
-        log_every_n_steps=20,
-        use_distributed_sampler=False,
-        **options,
-    )
+        "strategy": "ddp_find_unused_parameters_true" if devices * nodes > 1 else "auto",
+        "precision": training_precision(recipe.precision, runtime.device),
+        "max_steps": recipe.iterations,
+        "accumulate_grad_batches": recipe.accumulate,
+        "gradient_clip_val": recipe.optimiser.clip_norm or None,
+        "logger": loggers(out, runtime.tensorboard),
+        "callbacks": [checkpoint, *limit, *callbacks],
+        "enable_progress_bar": runtime.progress,
+        "enable_model_summary": False,
+        "log_every_n_steps": max(1, min(LOG_EVERY, recipe.iterations // 10)),
+        "use_distributed_sampler": False,
+    }
+    return pl.Trainer(default_root_dir=out, **{**settings, **options})
 
 
 def device_count(runtime: Runtime) -> int:
