@@ -1,7 +1,7 @@
 """Draws of acquisition parameters: what the paper states, what its code draws, and what scanners are set to.
 
-``paper`` and ``code`` are those of sequence-invariant contrastive learning (Chalcroft et al., 2025; paper
-section 3.1 and the released generator), ``clinical`` is the narrower set its authors left in a comment, with
+``paper`` and ``code`` are those of sequence-invariant contrastive learning (Chalcroft et al., 2025: the paper
+and the released generator), ``clinical`` is the narrower set its authors left in a comment, with
 FLAIR inversion times that null fluid and with proton-density- and T1-weighted spin echoes added. Draws that no
 scanner could run (an echo after the next excitation, a negative delay) are drawn again: of the code's own
 ranges those are 93 % of the MP2RAGE, 56 % of the FLAIR and 15 to 21 % of the gradient-echo draws.

@@ -134,8 +134,9 @@ def _centre(name: str, table: TissueTable, generator: torch.Generator) -> Tissue
     def mixed(quantity: str) -> float:
         return share * getattr(fluid, quantity) + (1 - share) * getattr(gliosis, quantity)
 
-    quantities = {quantity: mixed(quantity) for quantity in ("pd", "r1", "r2", "r2s", "mt")}
-    return Tissue(name, **quantities, spread=gliosis.spread)
+    return Tissue(
+        name, mixed("pd"), mixed("r1"), mixed("r2"), mixed("r2s"), mixed("mt"), spread=gliosis.spread
+    )
 
 
 def _maps(values: Tensor) -> TissueMaps:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from bidsrep.synth.physics.maps import TissueMaps
 
-Field = Tensor | float | None
+Field: TypeAlias = Tensor | float | None
 
 
 @dataclass(frozen=True)
