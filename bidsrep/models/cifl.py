@@ -75,7 +75,7 @@ class CIFLBackbone(nn.Module):
     @property
     def reach(self) -> int:
         """How far from a voxel, in voxels, its features still look."""
-        return sum(max(conv.dilation) for conv in self.convs)  # type: ignore[arg-type]
+        return sum(max(conv.dilation) for conv in self.convs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, features, X, Y, Z)`` of an image ``(B, 1, X, Y, Z)``."""
@@ -182,7 +182,7 @@ def _convolution(channels_in: int, channels_out: int, dilation: int, flat: int |
     )
     # He initialisation keeps the signal's size through eight layers without normalisation.
     nn.init.kaiming_normal_(conv.weight, SLOPE)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    nn.init.zeros_(conv.bias)
     return conv
 
 

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from bidsrep.synth.random import coin, integer, uniform, uniform_scalar
 
-ContrastName = Literal["random", "T1w", "T2w", "FLAIR", "PDw"]
+ContrastName = Literal["random", "T1w", "T2w", "FLAIR", "PDw", "equation"]
 
 # Ranges of (CSF, grey matter, white matter) relative to the brightest tissue. Read off published tissue
-# tables at 1.5 and 3 T through the signal equations; wide enough to hold both field strengths.
+# tables at 1.5 and 3 T through the signal equations; wide enough to hold both field strengths (and T2w of
+# 60 to 120 ms echo time).
 CLINICAL: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "T1w": ((0.05, 0.45), (0.50, 0.82), (0.95, 1.0)),
-    "T2w": ((0.90, 1.25), (0.40, 0.70), (0.28, 0.50)),
+    "T2w": ((0.90, 1.25), (0.27, 0.65), (0.17, 0.48)),
     "FLAIR": ((0.05, 0.45), (0.90, 1.05), (0.62, 0.89)),
     "PDw": ((0.65, 1.10), (0.85, 1.0), (0.66, 0.85)),
 }
@@ -49,6 +50,8 @@ def sample_contrast(generator: torch.Generator, clinical: float, tissues: tuple[
         name = ("T1w", "T2w", "FLAIR", "FLAIR", "PDw", "T2w")[integer(generator, 0, 6)]
         top = uniform_scalar(generator, 130, 220)
         means = [top * uniform_scalar(generator, *bounds) for bounds in CLINICAL[name]]
+        if name == "T2w":
+            means[1] = max(means[1], 1.1 * means[2])
         stds = [uniform_scalar(generator, 1, 8) for _ in range(3)]
     else:
         means = uniform(generator, 3, 25, 225).tolist()

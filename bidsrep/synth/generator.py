@@ -16,7 +16,8 @@ from torch import Tensor
 from bidsrep.synth.contrast import Contrast, paint_labels, paint_mixture, piecewise_linear, sample_contrast
 from bidsrep.synth.corruption import Level, corrupt, sample_corruption, undegraded
 from bidsrep.synth.deformation import DeformationConfig, sample_deformation, source_coordinates, warp
-from bidsrep.synth.pathology import encode_pathology, procedural_lesions, transplanted_lesions
+from bidsrep.synth.equations import equation_contrast, typical_levels
+from bidsrep.synth.pathology import encode_pathology, procedural_lesions, smooth_noise, transplanted_lesions
 from bidsrep.synth.random import coin, integer, uniform_scalar
 
 # Simulated targets, white matter 1: an MPRAGE and a FLAIR at 3 T (CSF, grey, white).
@@ -24,19 +25,24 @@ SIMULATED_T1W = (0.25, 0.64, 1.0)
 SIMULATED_FLAIR = (0.20, 1.25, 1.0)
 # Lesions in the targets: T1-dark, FLAIR-bright, proportional to the anomaly probability.
 T1W_LESION, FLAIR_LESION = -0.35, 0.75
+# Length over which tissue properties vary (mm).
+TEXTURE_MM = (8.0, 30.0)
 
 
 @dataclass(frozen=True)
 class GeneratorConfig:
     """Ranges of the representation generator.
 
-    ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``thick`` that of
-    2D protocols with thick slices; ``rim_mm`` how much fluid an imperfect brain mask may leave around the
-    brain.
+    ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``equations`` the
+    share of those that come from signal equations; ``texture`` scales smooth variation within tissues, in
+    units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices; ``rim_mm`` how
+    much fluid an imperfect brain mask may leave around the brain.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     clinical: float = 0.6
+    equations: float = 0.5
+    texture: float = 0.0
     thick: float = 0.6
     lesion_probability: float = 0.6
     transplant_probability: float = 0.4
@@ -65,12 +71,14 @@ class Subject:
 class Source:
     """An anatomy ready to be sampled: ``(1, X, Y, Z)`` tensors at ``spacing`` mm.
 
-    ``labels`` are indices into ``tissues`` and into ``values``, the values of the original label map.
+    ``labels`` are indices into ``tissues``, ``names`` and ``values``: classes, structures and values of the
+    original label map.
     """
 
     spacing: float
     labels: Tensor | None = None
     tissues: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     t1w: Tensor | None = None
     rim: Tensor | None = None
     tissue_means: tuple[float, float, float] = SIMULATED_T1W
@@ -140,8 +148,15 @@ def sample_acquisition(
     level: Level | None = None,
 ) -> Acquisition:
     """Draw a contrast and artefacts of ``level`` (one of the configuration's without it); make the image."""
-    contrast = sample_contrast(generator, config.clinical, source.tissues)
+    if coin(generator, config.clinical * config.equations):
+        contrast = equation_contrast(generator, source.tissues, source.names or source.tissues)
+    else:
+        rest = config.clinical * (1 - config.equations) / max(1e-6, 1 - config.clinical * config.equations)
+        contrast = sample_contrast(generator, rest, source.tissues)
     noise = torch.randn(subject.brain.shape, generator=generator)
+    if config.texture:
+        scale = uniform_scalar(generator, *TEXTURE_MM) / spacing
+        noise = noise + config.texture * smooth_noise(noise.shape, scale, generator)
     image, grey, white = _paint(subject, source, contrast, noise)
     clean = _paint(subject, source, contrast, torch.zeros_like(noise))[0]
     if bool((subject.lesion > 0).any()):
@@ -192,8 +207,12 @@ def _from_labels(source: Source, coordinates: Tensor) -> Subject:
     )
     kind = tissue[labels.long()]
     labels = torch.where(kind > 0, labels, 0)
-    t1w = torch.tensor([0.0, *SIMULATED_T1W, 1.0])[kind]
-    flair = torch.tensor([0.0, *SIMULATED_FLAIR, 1.0])[kind]
+    t1w, flair = (
+        torch.tensor(typical_levels(source.tissues, source.names or source.tissues, *target))[labels.long()]
+        for target in (("T1w", SIMULATED_T1W), ("FLAIR", SIMULATED_FLAIR))
+    )
+    # Lesions start as white matter (1 in both); `_with_lesions` changes them.
+    t1w, flair = (torch.where(kind == 4, 1.0, target) * (kind > 0) for target in (t1w, flair))
     # Partial volume: a half-voxel blur of the hard labels, kept inside the brain.
     brain = kind > 0
     subject = Subject(

@@ -67,7 +67,7 @@ def procedural_lesions(
     candidates = deep.nonzero()
     if not len(candidates):
         return out
-    roughness = _smooth_noise(white.shape, 5 / spacing, generator)
+    roughness = smooth_noise(white.shape, 5 / spacing, generator)
     count = integer(generator, 1, maximum + 1)
     for number in range(count):
         centre = candidates[integer(generator, 0, len(candidates))]
@@ -101,7 +101,7 @@ def transplanted_lesions(
         placed = placed.flip(0)
     out = torch.zeros(brain.shape)
     out[tuple(slice(low, high) for low, high in spans)] = placed.clamp(0, 1)
-    drop = _smooth_noise(brain.shape, 12, generator) > torch.distributions.Normal(0, 1).icdf(
+    drop = smooth_noise(brain.shape, 12, generator) > torch.distributions.Normal(0, 1).icdf(
         torch.tensor(keep)
     )
     allowed = F.max_pool3d(white.float()[None, None], 3, stride=1, padding=1)[0, 0]
@@ -128,7 +128,7 @@ def _add_blob(
     out[box] = torch.maximum(out[box], strength * (edge + 0.5).clamp(0, 1))
 
 
-def _smooth_noise(shape: tuple[int, ...] | torch.Size, scale: float, generator: torch.Generator) -> Tensor:
+def smooth_noise(shape: tuple[int, ...] | torch.Size, scale: float, generator: torch.Generator) -> Tensor:
     """Unit-variance noise with a correlation length of about ``scale`` voxels."""
     coarse = [max(2, math.ceil(n / scale)) for n in shape]
     noise = torch.randn(1, 1, *coarse, generator=generator)

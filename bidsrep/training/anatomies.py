@@ -22,10 +22,11 @@ TISSUES = ("background", "csf", "gm", "wm", "extracerebral")
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Values of the label maps with their tissue class; ``index`` numbers the values from 0."""
+    """Values of the label maps with their tissue class and name; ``index`` numbers the values from 0."""
 
     values: np.ndarray
     tissues: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
     def index(self, labels: np.ndarray) -> np.ndarray:
         """Replace label values by their position in the table (unknown values become background)."""
@@ -58,7 +59,8 @@ def read_label_table(path: Path) -> LabelTable:
     values = np.array([int(row["index"]) for row in rows])
     if values[0] != 0:
         raise ValueError(f"{path}: the first index must be 0 (background), got {values[0]}")
-    return LabelTable(values, tuple(row["tissue"] for row in rows))
+    tissues, names = (tuple(row[column] for row in rows) for column in ("tissue", "name"))
+    return LabelTable(values, tissues, names)
 
 
 def load_anatomies(folder: Path, kind: str = "any") -> tuple[list[Anatomy], LabelTable | None]:

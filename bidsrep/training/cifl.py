@@ -117,9 +117,10 @@ def build_objective(recipe: Recipe, folders: list[Path]) -> PairObjective | Tiss
 
 def shapes_config(values: dict[str, Any]) -> ShapesConfig:
     """`ShapesConfig` from the ``[generator.shapes]`` table of a recipe."""
-    return ShapesConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    ready: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return ShapesConfig(**ready)
 
 
 class PairObjective:

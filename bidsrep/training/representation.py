@@ -99,7 +99,8 @@ class RepresentationObjective:
                 losses[name] = weight * reconstruction(outputs[name], batch[target], batch["weight"], **terms)
         if "pathol" in outputs:
             weight = float(self.recipe.losses.get("lesion", 0.2))
-            losses["pathol"] = weight * lesion_loss(outputs["pathol"], batch["lesion"])
+            positive = float(self.recipe.losses.get("lesion_positive", 5.0))
+            losses["pathol"] = weight * lesion_loss(outputs["pathol"], batch["lesion"], positive)
         if "seg" in outputs and "classes" in batch:
             weight = float(self.recipe.losses.get("seg", 1.0))
             losses["seg"] = weight * segmentation_loss(outputs["seg"], batch["classes"])
@@ -163,7 +164,8 @@ def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> S
     """Turn an anatomy into what the generator samples, averaged down for a coarse ``spacing`` (mm)."""
     if anatomy.labels is not None and table is not None:
         labels = _brain_labels(anatomy.labels, table.tissues)
-        return Source(1.0, labels=labels, tissues=table.tissues, values=tuple(table.values.tolist()))
+        values = tuple(table.values.tolist())
+        return Source(1.0, labels=labels, tissues=table.tissues, names=table.names, values=values)
     from scipy.ndimage import distance_transform_edt
 
     assert anatomy.t1w is not None

@@ -36,8 +36,8 @@ def read_or_write_splits(path: Path, subjects: Sequence[str], share: float, seed
     """
     if not path.exists():
         splits = split_subjects(subjects, share, seed)
-        rows = "".join(f"sub-{name}\t{split}\n" for name, split in splits.items())
-        write_text(path, f"participant_id\tsplit\n{rows}")
+        lines = "".join(f"sub-{name}\t{split}\n" for name, split in splits.items())
+        write_text(path, f"participant_id\tsplit\n{lines}")
         return splits
     try:
         with path.open(newline="", encoding="utf-8") as stream:
