@@ -172,6 +172,15 @@ def test_template_mask_follows_the_head(monkeypatch):
     assert "ANTs failed" in found.quality["warnings"][0]
 
 
+@pytest.mark.parametrize(("sloppy", "searches", "steps"), [(False, 2, (100, 50)), (True, 1, (10, 0))])
+def test_sloppiness_reaches_the_registration_of_the_template(monkeypatch, sloppy, searches, steps):
+    calls = []
+    monkeypatch.setattr(template, "align", lambda *args, **_: calls.append("search") or args[3])
+    monkeypatch.setattr(template, "ants_linear", lambda *args: calls.append(args[-1]) or args[4])
+    template.template_mask(whole_head(), (brain(), BRAIN), sloppy=sloppy)
+    assert calls == ["search"] * searches + [steps]
+
+
 def test_bundled_template_is_a_brain():
     pytest.importorskip("nilearn")
     image, mask = template.load_template()

@@ -80,3 +80,21 @@ def test_n4_finds_the_field_and_keeps_the_mean(biased):
     assert np.log(field.data[brain]).mean() == pytest.approx(0, abs=0.05)
     assert corrected.data[brain].mean() == pytest.approx(volume.data[brain].mean(), rel=1e-3)
     assert np.isfinite(corrected.data).all()
+
+
+@pytest.mark.parametrize(("sloppy", "iterations"), [(False, [25, 25, 25]), (True, [5])])
+def test_sloppiness_reaches_n4(biased, monkeypatch, sloppy, iterations):
+    import ants
+
+    asked = []
+
+    def nothing_found(image, **options):
+        asked.append(options["convergence"]["iters"])
+        return image * 0 + 1
+
+    monkeypatch.setattr(ants, "n4_bias_field_correction", nothing_found)
+    volume, brain, _ = biased
+    corrected, field = n4(volume, brain, sloppy=sloppy)
+    assert asked == [iterations]
+    assert np.allclose(field.data, 1)
+    assert np.allclose(corrected.data, volume.data)

@@ -89,6 +89,25 @@ def test_search_stands_in_for_a_failing_ants(head, moved, monkeypatch):
     assert error(found.matrix, head) < 1.0
 
 
+@pytest.mark.parametrize(
+    ("sloppy", "scales", "steps"), [(False, (8.0, 4.0), (100, 50)), (True, (8.0,), (10, 0))]
+)
+def test_sloppiness_reaches_the_search_and_ants(head, monkeypatch, sloppy, scales, steps):
+    ants = pytest.importorskip("ants")
+    searched, asked = [], []
+
+    def search(*args):
+        searched.append(args[4])
+        return np.eye(4)
+
+    monkeypatch.setattr(registration, "align", search)
+    monkeypatch.setattr(ants, "registration", lambda *_, **options: asked.append(options) or _fail())
+    register_rigid(head[0], head[0], head[1], head[1], sloppy=sloppy)
+    assert searched[0] == scales
+    assert asked[0]["aff_iterations"] == steps
+    assert len(asked[0]["aff_shrink_factors"]) == len(steps)
+
+
 def test_absurd_ants_results_lose(head, moved, monkeypatch):
     monkeypatch.setattr(registration, "_ants_rigid", lambda *_: from_matvec(np.eye(3), [40, 40, 40]))
     found = register_rigid(*_order(head, moved))

@@ -118,12 +118,48 @@ def test_bias_correction_only_where_wanted(make_bids):
     assert len(Graph(root, bias_correct=True).ends("bias_correct")) == 2
 
 
+@pytest.mark.parametrize("sloppy", [False, True])
+def test_sloppiness_reaches_the_nodes_that_can_be(make_bids, sloppy):
+    graph = Graph(dataset(make_bids, ["T1w", "FLAIR"]), bias_correct=True, sloppy=sloppy)
+    for kind in ("register", "bias_correct", "brain_mask"):
+        names = graph.ends(f".{kind}")
+        assert names
+        assert {graph.nodes[name].inputs.sloppy for name in names} == {sloppy}
+
+
 def test_heavy_nodes_say_what_they_need(make_bids):
     graph = Graph(dataset(make_bids, ["T1w"]), (PEPSI, BRAINID), omp_nthreads=3)
     narrow, wide = (graph.nodes[graph.ends(f"{m}_wf.represent")[0]] for m in ("pepsi", "brainid"))
     assert narrow.n_procs == wide.n_procs == 3
     assert 1 < narrow.mem_gb < wide.mem_gb < 6
     assert not wide.is_gpu_node()
+
+
+def test_with_little_memory_networks_run_alone(make_bids):
+    root = dataset(make_bids, ["T1w", "FLAIR"])
+    usual, low = (
+        Graph(root, (PEPSI, BRAINID), nprocs=6, omp_nthreads=2, low_mem=low_mem) for low_mem in (False, True)
+    )
+    networks = [*low.ends(".represent"), *low.ends(".brain_mask")]
+    assert len(networks) == 6
+    assert {usual.nodes[name].n_procs for name in networks} == {2}
+    assert {low.nodes[name].n_procs for name in networks} == {6}
+    assert {low.nodes[name].inputs.num_threads for name in networks} == {2}
+    assert {low.nodes[name].n_procs for name in low.ends(".conform")} == {1}
+    for name in low.ends(".represent"):
+        assert low.nodes[name].inputs.low_mem
+        assert not usual.nodes[name].inputs.low_mem
+        assert low.nodes[name].mem_gb < usual.nodes[name].mem_gb
+
+
+def test_little_memory_does_not_make_finished_steps_run_again(make_bids):
+    root = dataset(make_bids, ["T1w"])
+    hashes = []
+    for low_mem in (False, True):
+        graph = Graph(root, low_mem=low_mem)
+        (name,) = graph.ends(".represent")
+        hashes.append(graph.nodes[name].inputs.get_hashval()[1])
+    assert hashes[0] == hashes[1]
 
 
 def test_a_given_mask_reaches_its_node(make_bids):

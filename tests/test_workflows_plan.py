@@ -157,3 +157,27 @@ def test_every_file_has_a_reason(pair):
     lines = list(describe(plan, pair.parent / "out"))
     assert len(lines) == len(list(plan.planned()))
     assert all(len(line.split("\t")[1]) > 10 for line in lines)
+
+
+@pytest.mark.parametrize("sloppy", [False, True])
+def test_every_sidecar_says_whether_the_run_was_sloppy(pair, sloppy):
+    sidecars = [file.sidecar for file in plan_of(pair, sloppy=sloppy).planned() if file.sidecar is not None]
+    assert sidecars
+    assert all(sidecar.get("Sloppy", False) == sloppy for sidecar in sidecars)
+    assert sloppy or not any("Sloppy" in sidecar for sidecar in sidecars)
+
+
+def test_the_report_warns_of_a_sloppy_run(pair):
+    from bidsrep.bids.sidecars import write_sidecar
+    from bidsrep.workflows.run import _notes
+
+    for sloppy in (False, True):
+        plan = plan_of(pair, sloppy=sloppy)
+        for file in plan.planned():
+            if file.sidecar is not None:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                write_sidecar(file.path, file.sidecar)
+        settings = Settings(bids_dir=pair, out_dir=pair.parent / "out")  # as with --reports-only
+        notes = _notes(settings, [plan.session])
+        assert len(notes) == (2 if sloppy else 0)
+        assert all("--sloppy" in note for note in notes)

@@ -70,6 +70,13 @@ def thread_limits(settings: Settings) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def claim_processors(node, settings: Settings, use_gpu: bool) -> None:  # noqa: ANN001 (nipype is imported late)
+    """Say how many processors a step with a network counts for; with ``--low-mem`` all: it runs alone."""
+    threads = 1 if use_gpu else settings.omp_nthreads
+    node.n_procs = settings.nprocs if settings.low_mem else threads
+    node.inputs.num_threads = threads  # setting n_procs has changed it
+
+
 def make_plugin(
     settings: Settings,
     status_callback: Callable[[Any, str], None] | None = None,

@@ -321,6 +321,7 @@ class _Planner:
             resolution=self.settings.resolution,
             model=model.entry if model else None,
             **extra,
+            Sloppy=self.settings.sloppy or None,
         )
         return PlannedFile(made.path, made.description, sidecar)
 

@@ -9,6 +9,7 @@ from bidsrep.interfaces.grids import ReferenceGrid, Resample
 from bidsrep.interfaces.registration import BiasCorrect, Register
 from bidsrep.interfaces.reportlets import MaskFigure, RegistrationFigure
 from bidsrep.settings import Settings
+from bidsrep.workflows.execution import claim_processors
 from bidsrep.workflows.models import BRAINMASK, RunModels
 from bidsrep.workflows.outputs import init_save_node
 from bidsrep.workflows.plan import ScanPlan
@@ -53,7 +54,7 @@ def init_preprocess_wf(
     sane = conform
     workflow.connect([(conform, brain_mask, [("out_file", "in_file")])])
     if settings.bias_correct:
-        bias_correct = pe.Node(BiasCorrect(), name="bias_correct", mem_gb=1.0)
+        bias_correct = pe.Node(BiasCorrect(sloppy=settings.sloppy), name="bias_correct", mem_gb=1.0)
         workflow.connect([
             (conform, bias_correct, [("out_file", "in_file")]),
             (brain_mask, bias_correct, [("out_file", "mask_file")]),
@@ -82,15 +83,15 @@ def _init_brain_mask(plan: ScanPlan, settings: Settings, models: RunModels) -> p
             mode=settings.skull_strip,
             method=settings.skull_strip_method,
             random_seed=settings.random_seed,
+            sloppy=settings.sloppy,
             source=str(plan.scan.path),
             device=models.device,
             use_gpu=use_gpu,
-            num_threads=settings.omp_nthreads,
         ),
         name="brain_mask",
         mem_gb=MASK_GB,
-        n_procs=1 if use_gpu else settings.omp_nthreads,
     )
+    claim_processors(brain_mask, settings, use_gpu)
     inputs = brain_mask.inputs
     if plan.given_mask is not None:
         inputs.given_mask = str(plan.given_mask.path)
@@ -132,7 +133,11 @@ def _register(
     outputnode: pe.Node,
 ) -> None:
     """Bring a scan that is not the reference to it, and show how that went."""
-    register = pe.Node(Register(random_seed=settings.random_seed), name="register", mem_gb=REGISTER_GB)
+    register = pe.Node(
+        Register(random_seed=settings.random_seed, sloppy=settings.sloppy),
+        name="register",
+        mem_gb=REGISTER_GB,
+    )
     registration_figure = pe.Node(RegistrationFigure(title=plan.scan.key), name="registration_figure")
     save_xfm = init_save_node(plan.files["xfm"], name="save_xfm")
     save_registration_figure = init_save_node(

@@ -9,12 +9,14 @@ from bidsrep.interfaces.lesions import LesionMask
 from bidsrep.interfaces.reportlets import LesionFigure, SynthesisFigure
 from bidsrep.interfaces.represent import Represent
 from bidsrep.settings import Settings
+from bidsrep.workflows.execution import claim_processors
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
 from bidsrep.workflows.plan import LABEL_TABLES, LESION, ORDERED, SYNTHETIC, Prediction, ScanPlan
 
-BASE_GB, GB_PER_CHANNEL = 1.0, 0.05
-"""Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images."""
+BASE_GB, GB_PER_CHANNEL, LOW_MEM_GB_PER_CHANNEL = 1.0, 0.05, 0.02
+"""Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images. With
+``--low-mem`` the large tensors lie in files, and 0.4 times as much was measured to stay in memory."""
 
 
 def init_represent_wf(
@@ -83,7 +85,8 @@ def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, 
     if prediction.acquisition is not None:
         acquired["acquisition"] = asdict(prediction.acquisition)
         acquired["targets"] = {name: asdict(target) for name, target in prediction.ordered.items()}
-    return pe.Node(
+    per_channel = LOW_MEM_GB_PER_CHANNEL if settings.low_mem else GB_PER_CHANNEL
+    represent = pe.Node(
         Represent(
             model=model.name,
             weights=str(models.weights[model.name]),
@@ -96,13 +99,14 @@ def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, 
             device=models.device,
             use_gpu=models.use_gpu,
             precision=settings.precision,
-            num_threads=settings.omp_nthreads,
+            low_mem=settings.low_mem,
             **acquired,
         ),
         name="represent",
-        mem_gb=(BASE_GB + GB_PER_CHANNEL * model.width) / settings.resolution**3,
-        n_procs=1 if models.use_gpu else settings.omp_nthreads,
+        mem_gb=(BASE_GB + per_channel * model.width) / settings.resolution**3,
     )
+    claim_processors(represent, settings, models.use_gpu)
+    return represent
 
 
 def _add_lesions(

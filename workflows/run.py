@@ -22,6 +22,9 @@ from bidsrep.workflows.plan import describe
 from bidsrep.workflows.progress import Progress
 
 LOGGER = logging.getLogger("bidsrep")
+SLOPPY = (
+    "{}: prepared with --sloppy. Its registration and bias correction are for tests; do not use its results."
+)
 
 
 def run_participants(settings: Settings) -> int:
@@ -179,6 +182,7 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
             sidecar = json.loads(path.read_text(encoding="utf-8"))
             source = str(sidecar["Sources"][0]).rpartition("/")[2]
             notes += [f"{source}: {warning}." for warning in sidecar.get("Warnings", [])]
+            notes += [SLOPPY.format(source)] if sidecar.get("Sloppy") else []
     return notes
 
 

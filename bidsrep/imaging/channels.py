@@ -1,8 +1,10 @@
 """Images with many channels on disk: a 4D NIfTI file of scaled 16-bit integers, written channel by channel."""
 
 import gzip
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +12,17 @@ import numpy as np
 LARGEST = 32767
 
 
-def save_channels(path: str | PathLike[str], channels: np.ndarray, affine: np.ndarray) -> Path:
+class Channels(Protocol):
+    """Images of one grid, gone through twice: an array (C, X, Y, Z), or what makes one after the other."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, and voxels along each axis."""
+
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
+def save_channels(path: str | PathLike[str], channels: Channels, affine: np.ndarray) -> Path:
     """Write channels (C, X, Y, Z) as ``.nii.gz`` with shape (X, Y, Z, C); the same array, the same bytes.
 
     NIfTI has no half precision, and full precision takes twice the room for digits that mean nothing:
@@ -20,7 +32,7 @@ def save_channels(path: str | PathLike[str], channels: np.ndarray, affine: np.nd
     ----------
     path : path-like
         The target.
-    channels : ndarray, (C, X, Y, Z), float
+    channels : ndarray or Channels, (C, X, Y, Z), float
         What to write.
     affine : ndarray, (4, 4)
         Voxel indices to RAS+ mm.

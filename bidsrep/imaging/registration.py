@@ -27,10 +27,12 @@ BORDER = 6.0  # mm by which the fixed mask is widened: the brain's outline is wh
 # On the 2 mm grid: 100 iterations at 4 mm, 50 at 2 mm, a quarter of the voxels. Coarser levels, and
 # the 10 % that are enough at 1 mm, leave the metric a few hundred voxels, and it runs away.
 ITERATIONS, SHRINK, SMOOTH, SAMPLING = (100, 50), (2, 1), (1, 0), 0.25
+SLOPPY_ITERATIONS = (10, 0)  # enough to see that everything runs, not to trust the result
 # Relative gain in mutual information below which the headers are left alone: measured on bids-ms, such
 # gains go with motions of less than half a millimetre, in either direction of the truth.
 MIN_GAIN = 0.01
 _COARSE, _FINE = (8.0, 4.0), (2.0,)
+_SLOPPY_COARSE = (8.0,)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def register_rigid(
     moving_mask: np.ndarray | None = None,
     seed: int = 0,
     threads: int = 1,
+    sloppy: bool = False,
 ) -> Registration:
     """Find the rigid motion between two scans of one head by mutual information.
 
@@ -73,6 +76,8 @@ def register_rigid(
         bit).
     threads : int
         For ANTs; counts only if nothing in this process used ITK before.
+    sloppy : bool
+        Search at 8 mm only and give ANTs a twentieth of its iterations: for tests of the rest.
     """
     fixed_mask = foreground(fixed) if fixed_mask is None else np.asarray(fixed_mask, dtype=bool)
     moving_mask = foreground(moving) if moving_mask is None else np.asarray(moving_mask, dtype=bool)
@@ -86,10 +91,13 @@ def register_rigid(
     coarse = Points.draw(small_fixed, small_moving, around, _COARSE[0], seed)
     start = max(starts, key=lambda name: coarse.information(starts[name])[1])
     found = {"start": starts[start]}
-    found["search"] = align(small_fixed, small_moving, around, starts[start], _COARSE, seed)
+    scales = _SLOPPY_COARSE if sloppy else _COARSE
+    found["search"] = align(small_fixed, small_moving, around, starts[start], scales, seed)
     warnings = []
     try:
-        found["ants"] = _ants_rigid(small_fixed, small_moving, around, found["search"], seed, threads)
+        found["ants"] = _ants_rigid(
+            small_fixed, small_moving, around, found["search"], seed, threads, iterations(sloppy)
+        )
     except Exception as error:  # noqa: BLE001 - ITK raises RuntimeError for most, but not for all
         warnings.append(f"ANTs failed ({' '.join(str(error).split())[:160]}); a plain search stands in")
         found["search"] = align(small_fixed, small_moving, around, found["search"], _FINE, seed)
@@ -132,10 +140,21 @@ def _center(volume: Volume, mask: np.ndarray) -> np.ndarray:
     return apply_affine(volume.affine, np.argwhere(mask)).mean(axis=0)
 
 
+def iterations(sloppy: bool) -> tuple[int, ...]:
+    """Return the iterations of ANTs at 4 and at 2 mm."""
+    return SLOPPY_ITERATIONS if sloppy else ITERATIONS
+
+
 def _ants_rigid(
-    fixed: Volume, moving: Volume, mask: np.ndarray, start: np.ndarray, seed: int, threads: int
+    fixed: Volume,
+    moving: Volume,
+    mask: np.ndarray,
+    start: np.ndarray,
+    seed: int,
+    threads: int,
+    steps: tuple[int, ...] = ITERATIONS,
 ) -> np.ndarray:
-    matrix = ants_linear("Rigid", fixed, moving, mask, start, seed, threads)
+    matrix = ants_linear("Rigid", fixed, moving, mask, start, seed, threads, steps)
     # Remove rounding; refuse what is not rigid.
     left, scales, right = np.linalg.svd(matrix[:3, :3])
     if not np.allclose(scales, 1.0, atol=1e-3) or np.linalg.det(matrix[:3, :3]) < 0:
@@ -152,10 +171,11 @@ def ants_linear(
     start: np.ndarray,
     seed: int = 0,
     threads: int = 1,
+    steps: tuple[int, ...] = ITERATIONS,
 ) -> np.ndarray:
     """Run one linear stage of ANTs (``"Rigid"`` or ``"Affine"``) on 2 mm grids, from a good start.
 
-    Returns the matrix (4, 4) from the fixed to the moving image, RAS+ mm.
+    `steps` are the iterations at 4 and at 2 mm. Returns the matrix (4, 4) from the fixed to the moving image, RAS+ mm.
     """
     ants = import_ants(threads)
     set_seed(seed)
@@ -170,7 +190,7 @@ def ants_linear(
             aff_metric="mattes",
             aff_sampling=32,
             aff_random_sampling_rate=SAMPLING,
-            aff_iterations=ITERATIONS,
+            aff_iterations=steps,
             aff_shrink_factors=SHRINK,
             aff_smoothing_sigmas=SMOOTH,
             singleprecision=False,

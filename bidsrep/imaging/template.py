@@ -10,7 +10,7 @@ from nibabel.affines import apply_affine, from_matvec
 from bidsrep.errors import InputError
 from bidsrep.imaging.grids import reference_grid
 from bidsrep.imaging.mutual import Points, align
-from bidsrep.imaging.registration import SPACING, Registration, ants_linear, foreground
+from bidsrep.imaging.registration import SPACING, Registration, ants_linear, foreground, iterations
 from bidsrep.imaging.resample import resample, resample_mask
 from bidsrep.imaging.volume import Volume
 
@@ -45,6 +45,7 @@ def affine_to_template(
     mask: np.ndarray | None = None,
     seed: int = 0,
     threads: int = 1,
+    sloppy: bool = False,
 ) -> Registration:
     """Find the affine map from the template to a scan, of any contrast, stripped or not.
 
@@ -61,7 +62,7 @@ def affine_to_template(
         The template's brain; goes with `template`.
     mask : ndarray of bool, optional
         The scan's brain, where it is known: a better start than a guess from the head's outline.
-    seed, threads : int
+    seed, threads, sloppy
         As in `register_rigid`.
 
     Returns
@@ -80,10 +81,11 @@ def affine_to_template(
     target_center = _brain_center(target) if mask is None else target.mean(axis=0)
     start = from_matvec(np.eye(3), target_center - center)
     search = align(fixed, moving, brain, start, (12.0, 8.0), seed, freedom=7)
-    search = align(fixed, moving, brain, search, (6.0, 4.0), seed, freedom=9)
+    if not sloppy:
+        search = align(fixed, moving, brain, search, (6.0, 4.0), seed, freedom=9)
     found, warnings = {"search": search}, []
     try:
-        found["ants"] = ants_linear("Affine", fixed, moving, brain, search, seed, threads)
+        found["ants"] = ants_linear("Affine", fixed, moving, brain, search, seed, threads, iterations(sloppy))
     except Exception as error:  # noqa: BLE001 - ITK raises RuntimeError for most, but not for all
         warnings.append(f"ANTs failed ({' '.join(str(error).split())[:160]}); a plain search stands in")
     points = Points.draw(fixed, moving, brain, SPACING, seed)
@@ -104,6 +106,7 @@ def template_mask(
     template: str | tuple[Volume, np.ndarray] | None = None,
     seed: int = 0,
     threads: int = 1,
+    sloppy: bool = False,
 ) -> np.ndarray:
     """Find the brain by bringing a template's brain mask to the scan: bool (X, Y, Z) on its grid.
 
@@ -112,7 +115,7 @@ def template_mask(
     cannot follow atrophy.
     """
     image, mask = load_template(template) if template is None or isinstance(template, str) else template
-    found = affine_to_template(volume, image, mask, seed=seed, threads=threads)
+    found = affine_to_template(volume, image, mask, seed=seed, threads=threads, sloppy=sloppy)
     return resample_mask(mask, image, volume, np.linalg.inv(found.matrix))
 
 

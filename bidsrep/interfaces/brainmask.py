@@ -30,6 +30,7 @@ class BrainMaskInputSpec(BaseInterfaceInputSpec):
     weights = File(nohash=True, desc="weights of the network, for the methods bidsrep and synthstrip")
     weights_sha256 = Str(desc="what identifies the weights")
     random_seed = traits.Int(0, usedefault=True, desc="for the method template")
+    sloppy = traits.Bool(False, usedefault=True, desc="for the method template: fast and inaccurate")
     source = Str(nohash=True, desc="the scan in the dataset, for messages")
     device = Str("cpu", usedefault=True, nohash=True, desc="cpu, cuda or cuda:N")
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="tells the scheduler that it takes a GPU")
@@ -107,4 +108,4 @@ class BrainMask(SimpleInterface):
         from bidsrep.imaging.template import template_mask
 
         template = self.inputs.template if isdefined(self.inputs.template) else None
-        return template_mask(scan, template, seed=self.inputs.random_seed)
+        return template_mask(scan, template, seed=self.inputs.random_seed, sloppy=self.inputs.sloppy)

@@ -19,6 +19,7 @@ class RegisterInputSpec(BaseInterfaceInputSpec):
     moving = File(exists=True, mandatory=True, desc="the other scan, conformed")
     moving_mask = File(exists=True, mandatory=True, desc="its brain mask")
     random_seed = traits.Int(0, usedefault=True, desc="for the sampling of voxels")
+    sloppy = traits.Bool(False, usedefault=True, desc="fast and inaccurate, for tests")
 
 
 class RegisterOutputSpec(TraitedSpec):
@@ -49,6 +50,7 @@ class Register(SimpleInterface):
             Volume.load(i.reference_mask).data > 0,
             Volume.load(i.moving_mask).data > 0,
             seed=i.random_seed,
+            sloppy=i.sloppy,
         )
         transform = write_itk(Path(runtime.cwd) / "rigid.txt", found.matrix)
         self._results.update(transform=str(transform), quality=found.quality)
@@ -60,6 +62,7 @@ class BiasCorrectInputSpec(BaseInterfaceInputSpec):
 
     in_file = File(exists=True, mandatory=True, desc="a conformed scan")
     mask_file = File(exists=True, mandatory=True, desc="its brain mask")
+    sloppy = traits.Bool(False, usedefault=True, desc="fast and inaccurate, for tests")
 
 
 class BiasCorrectOutputSpec(TraitedSpec):
@@ -79,7 +82,7 @@ class BiasCorrect(SimpleInterface):
         from bidsrep.imaging.volume import Volume
 
         scan, mask = Volume.load(self.inputs.in_file), Volume.load(self.inputs.mask_file).data > 0
-        corrected, _ = n4(scan, mask)
+        corrected, _ = n4(scan, mask, self.inputs.sloppy)
         out_file = corrected.save(Path(runtime.cwd) / "corrected.nii", atomic=False)
         self._results["out_file"] = str(out_file)
         return runtime

@@ -1,5 +1,7 @@
 """One scan through one network: features once, and everything that follows from them."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,7 @@ class RepresentInputSpec(BaseInterfaceInputSpec):
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="tells the scheduler that it takes a GPU")
     precision = Str("auto", usedefault=True, desc="auto, fp32 or bf16")
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads of this step")
+    low_mem = traits.Bool(False, usedefault=True, nohash=True, desc="keep large tensors on disk")
 
 
 class RepresentOutputSpec(TraitedSpec):
@@ -97,6 +100,7 @@ class Represent(SimpleInterface):
         from bidsrep.imaging.grids import pad_to_multiple
         from bidsrep.imaging.normalise import normalise
         from bidsrep.models.registry import load_model
+        from bidsrep.models.scratch import tensors_on_disk
 
         torch.set_num_threads(self.inputs.num_threads)
         model = load_model(  # once per process
@@ -104,7 +108,7 @@ class Represent(SimpleInterface):
         )
         padded, keep = pad_to_multiple(normalise(data, mask), model.divisor)
         volume = torch.from_numpy(padded)[None, None]
-        with torch.inference_mode():
+        with torch.inference_mode(), tensors_on_disk(Path.cwd() if self.inputs.low_mem else None):
             features, predicted = self._run_model(model, volume)
         images = {
             name: np.where(mask, value[0, 0].float().cpu().numpy()[keep], 0)
@@ -173,13 +177,12 @@ def _save_dense(
     features: np.ndarray,
     stride: int,
     mask: np.ndarray,
-    box: tuple[slice, ...],
+    box: tuple[slice, slice, slice],
     affine: np.ndarray,
     folder: Path,
 ) -> Path:
     """Write the features of every voxel, on the grid of the image or on their own coarser one."""
     from bidsrep.imaging.channels import save_channels
-    from bidsrep.imaging.grids import uncrop
 
     if stride > 1:
         coarse = affine.copy()
@@ -188,8 +191,26 @@ def _save_dense(
         coarse[:3, 3] = affine[:3, :3] @ corner + affine[:3, 3]
         coarse[:3, :3] = affine[:3, :3] * stride
         return save_channels(folder / "features.nii.gz", features, coarse)
-    channels = [uncrop(np.where(mask[box], channel, 0), box, mask.shape) for channel in features]
-    return save_channels(folder / "features.nii.gz", np.stack(channels), affine)
+    return save_channels(folder / "features.nii.gz", _Uncropped(features, mask, box), affine)
+
+
+@dataclass(frozen=True)
+class _Uncropped:
+    """Features (C, X', Y', Z') of a box on the whole grid of a mask, one channel after the other."""
+
+    features: np.ndarray
+    mask: np.ndarray
+    box: tuple[slice, slice, slice]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.features), *self.mask.shape
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        from bidsrep.imaging.grids import uncrop
+
+        inside = self.mask[self.box]
+        return (uncrop(np.where(inside, channel, 0), self.box, self.mask.shape) for channel in self.features)
 
 
 def _save_label_tables(predicted: dict[str, np.ndarray], folder: Path) -> dict[str, str]:

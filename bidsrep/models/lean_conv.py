@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bidsrep.models import scratch
 from bidsrep.models.lean_kernels import block_runner
 
 BLOCK_BYTES = 16 * 2**20
@@ -154,7 +155,7 @@ def convolve(
     buffers = [RowBuffer(operand, pairs, dtype) for operand in operands]
     run = block_runner([o.weight for o in operands], [o.doubled for o in operands], dtype)
     if out is None:
-        out = torch.empty(size_x, size_y, size_z, channels, dtype=dtype, device=device)
+        out = scratch.empty(size_x, size_y, size_z, channels, dtype=dtype, device=device)
     half = -(-size_y // 2)
     work = torch.empty(2 * pairs, 2 * half, size_z, channels, device=device)
     moments = torch.zeros(2, channels, dtype=torch.float64, device=device)
