@@ -1,6 +1,7 @@
 """``bidsrep-models``."""
 
 import argparse
+import hashlib
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from random_weights import random_network, write_random_weights
 
 from bidsrep.cli.models import main
 from bidsrep.models import library
+from bidsrep.models.registry import load_model
+from bidsrep.models.weights import read_card
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +54,6 @@ def test_nothing_is_replaced_unasked(checkpoint, capsys):
 
 
 def test_status_follows_the_name_or_the_option(checkpoint, models_dir, capsys):
-    from bidsrep.models.weights import read_card
 
     mine = checkpoint.rename(checkpoint.with_name("my net.pth"))
     assert main(["add", "pepsi", str(mine)]) == 0
@@ -89,26 +91,88 @@ def test_fetch_tells_where_to_get_what_it_may_not_download(capsys):
     assert main(["fetch", "bidsrep-pepsi-2"]) == 0
 
 
-def test_fetch_checks_and_converts(checkpoint, models_dir, monkeypatch, capsys):
-    import hashlib
+@pytest.fixture
+def server(tmp_path):
+    """A web server of a folder; counts what it was asked for."""
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
 
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    row = library.Published(
-        "some",
-        "pepsi",
-        "official",
-        "CC0-1.0",
-        file="f.pth",
-        page="there",
-        url="http://there/f.pth",
-        sha256=digest,
-    )
-    monkeypatch.setattr(library, "published", lambda: (row,))
     asked = []
-    monkeypatch.setattr("pooch.retrieve", lambda *args, **_: asked.append(args) or str(checkpoint))
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    folder = tmp_path / "www"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
+        Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+
+
+def known(monkeypatch, url, content, **others):
+    digest = hashlib.sha256(content).hexdigest()
+    fields = {"file": "f.pth", "page": "there", "url": f"{url}/f.pth", "sha256": digest, **others}
+    row = library.Published("some", "pepsi", "official", "CC0-1.0", **fields)
+    monkeypatch.setattr(library, "published", lambda: (row,))
+
+
+def test_fetch_downloads_checks_and_converts(checkpoint, models_dir, server, monkeypatch):
+    folder, url, asked = server
+    (folder / "f.pth").write_bytes(checkpoint.read_bytes())
+    known(monkeypatch, url, checkpoint.read_bytes())
     assert main(["fetch", "some"]) == 0
-    assert asked == [("http://there/f.pth", f"sha256:{digest}")]
-    assert (models_dir / "some.safetensors").is_file()
+    card = read_card(models_dir / "some.safetensors")
+    assert (card["weights"]["id"], card["weights"]["status"]) == ("some", "official")
+    assert main(["verify", "some"]) == 0
+    assert main(["fetch", "some"]) == 0
+    assert asked == ["/f.pth"], "a file that is there and right is not downloaded again"
+
+
+def test_fetch_throws_another_file_away(checkpoint, models_dir, server, monkeypatch, capsys):
+    folder, url, _ = server
+    (folder / "f.pth").write_bytes(checkpoint.read_bytes()[:-10])
+    known(monkeypatch, url, checkpoint.read_bytes())
+    assert main(["fetch", "some"]) == 69
+    assert "SHA-256" in capsys.readouterr().err
+    assert not [path for path in models_dir.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("missing", ["file", "server"])
+def test_fetch_without_network_says_what_to_do(missing, models_dir, server, monkeypatch, capsys):
+    _, url, _ = server
+    known(monkeypatch, url if missing == "file" else "http://127.0.0.1:9", b"")
+    assert main(["fetch", "some"]) == 69
+    told = capsys.readouterr().err
+    assert "could not be downloaded" in told
+    assert "bidsrep-models add pepsi f.pth" in told
+    assert not [path for path in models_dir.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "task"),
+    [
+        ("seqinv", "seqinv_unet_seg.pth", "tissue"),
+        ("seqinv", "seqinv_pretrain.pth", None),
+        ("crl", "crl_epoch-last.pth", None),
+    ],
+)
+def test_the_checkpoints_of_the_other_systems_can_be_added_and_loaded(
+    model, file, task, models_dir, test_data
+):
+    assert (
+        main(["add", model, str(test_data / "fixtures" / file), "--id", "theirs", "--status", "official"])
+        == 0
+    )
+    loaded = load_model(model, "theirs", models_dir=models_dir)
+    assert loaded.card["weights"]["status"] == "official"
+    assert task is None or task in [known.name for known in loaded.outputs]
 
 
 def test_unknown_weights(capsys):

@@ -72,8 +72,14 @@ class TestAuthorsNumbers:
 
     def test_parameters_are_scaled_as_published(self, published) -> None:
         _, known = published
-        sequences = [STANDARD_CONTRASTS[name] for name in ("T1w", "T2w", "FLAIR")]
-        torch.testing.assert_close(vectors(*sequences), known["cond"][[0, 6, 8]])
+        second, ninth = AcquisitionParameters(2.479, 0.01042), AcquisitionParameters(8.0, 0.09998, 2.025)
+        wanted = vectors(STANDARD_CONTRASTS["T1w"], second, STANDARD_CONTRASTS["T2w"], ninth)
+        torch.testing.assert_close(wanted, known["cond"][[0, 1, 6, 8]])
+
+    def test_the_standard_flair_nulls_fluid(self) -> None:
+        flair, t1_of_fluid = STANDARD_CONTRASTS["FLAIR"], 4.2
+        inverted, repeated = np.exp(-np.array([flair.inversion_time, flair.repetition_time]) / t1_of_fluid)
+        assert abs(1 - 2 * inverted + repeated) < 0.01
 
 
 class TestCheckpoints:

@@ -12,7 +12,7 @@ from bidsrep.cli import types
 from bidsrep.cli.run import guarded
 from bidsrep.errors import UsageError, WeightsError
 
-CONVERTIBLE = ("brainid", "pepsi")
+CONVERTIBLE = ("brainid", "crl", "pepsi", "seqinv")
 NOT_INSTALLED = "{}: no such weights on this machine. `bidsrep-models list` shows what there is"
 NOT_KNOWN = "{}: no weights are known under this id. `bidsrep-models list` shows what there is"
 NOT_FETCHABLE = (
@@ -68,14 +68,14 @@ def _add(commands: Any, name: str, action: Callable, text: str) -> argparse.Argu
 def _add_add(commands: Any) -> None:
     text = "convert the authors' checkpoint files, once, to safetensors with a card"
     add = _add(commands, "add", add_weights, text)
-    add.add_argument("model", choices=CONVERTIBLE, metavar="MODEL", help="pepsi or brainid")
+    add.add_argument("model", choices=CONVERTIBLE, metavar="MODEL", help=", ".join(CONVERTIBLE))
     add.add_argument(
         "files",
         type=types.path,
         nargs="+",
         metavar="FILE",
-        help="a pre-training checkpoint, or the two files of a fine-tuned network (checkpoint_feat_epoch_N.pth "
-        "and checkpoint_epoch_N.pth)",
+        help="a pre-training checkpoint; for pepsi and brainid also the two files of a fine-tuned network "
+        "(checkpoint_feat_epoch_N.pth and checkpoint_epoch_N.pth); for seqinv an encoder, and U-Nets on it",
     )
     add.add_argument(
         "--id", dest="weights", metavar="ID", help="what to call them (default: the file's name)"
@@ -167,13 +167,9 @@ def fetch_weights(arguments: argparse.Namespace) -> int:
         return 0
     if not (row.url and row.sha256):
         raise WeightsError(NOT_FETCHABLE.format(**vars(row)))
-    import pooch
+    from bidsrep.models.fetch import fetch
 
-    from bidsrep.models.checkpoints import convert
-
-    folder = models_dir(arguments.models_dir)
-    file = pooch.retrieve(row.url, f"sha256:{row.sha256}", fname=row.file, path=folder / "downloads")
-    print(convert(row.model, [Path(file)], folder, row.id, row.status))
+    print(fetch(row, models_dir(arguments.models_dir)))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The authors' checkpoints (``.pth``) of Brain-ID and PEPSI, read safely and converted once.
+"""The authors' checkpoints (``.pth``), read safely and converted once; here those of Brain-ID and PEPSI.
 
-Their training code writes ``{"model", "optimizer", "epoch", "args", "best_val_stats"}``. Pre-training
+SeqInv's and CRL's formats are beside their networks. Brain-ID's and PEPSI's training code writes ``{"model", "optimizer", "epoch", "args", "best_val_stats"}``. Pre-training
 files hold the whole network (``backbone.*`` and ``head.*``); fine-tuning writes pairs,
 ``checkpoint_feat_epoch_N.pth`` (``backbone.*``) and ``checkpoint_epoch_N.pth`` (the head alone, without
 the ``head.`` prefix).
@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from bidsrep.errors import WeightsError
-from bidsrep.models.network import Network
 from bidsrep.models.weights import NO_FILE, load_strictly, write_weights
 
 HEAD = re.compile(r"head\.final_conv_(?P<name>\w+)\.weight")
@@ -151,8 +150,10 @@ def infer_architecture(model: str, checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, status: str) -> Path:
-    """Convert checkpoint files into safetensors with a card; return the new file.
+def read_representation(
+    model: str, paths: Sequence[Path]
+) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """State, ``[architecture]`` and notes for the card of a checkpoint of Brain-ID or PEPSI.
 
     Parameters
     ----------
@@ -160,6 +161,32 @@ def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, st
         ``brainid`` or ``pepsi``.
     paths
         One pre-training file, or a fine-tuned pair.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing, unsafe, damaged, or of the other method.
+    """
+    where = _joined(paths)
+    checkpoint = read_checkpoint(paths)
+    task = str(checkpoint.settings.get("task", ""))
+    # Only PEPSI's tasks are called "uni-..."; their features have unit norm, which no shape shows.
+    if task and model == "brainid" and ("uni" in task or checkpoint.settings.get("unit_feat")):
+        raise WeightsError(OTHER_METHOD.format(where, found="pepsi", model=model))
+    if task and model == "pepsi" and checkpoint.settings.get("unit_feat") is False:
+        raise WeightsError(OTHER_METHOD.format(where, found="brainid", model=model))
+    return checkpoint.state, infer_architecture(model, checkpoint), {"task": task or "unknown"}
+
+
+def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, status: str) -> Path:
+    """Convert the authors' checkpoint files of a method into safetensors with a card; return the new file.
+
+    Parameters
+    ----------
+    model
+        Name of the method.
+    paths
+        One file, or those that make up a network (see the method's ``read_checkpoint``).
     folder
         Where to put ``<weights_id>.safetensors``.
     weights_id
@@ -172,20 +199,16 @@ def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, st
     WeightsError
         If the tensors are not exactly those of such a network.
     """
-    where = " + ".join(map(str, paths))
-    checkpoint = read_checkpoint(paths)
-    task = str(checkpoint.settings.get("task", ""))
-    # Only PEPSI's tasks are called "uni-..."; their features have unit norm, which no shape shows.
-    if task and model == "brainid" and ("uni" in task or checkpoint.settings.get("unit_feat")):
-        raise WeightsError(OTHER_METHOD.format(where, found="pepsi", model=model))
-    if task and model == "pepsi" and checkpoint.settings.get("unit_feat") is False:
-        raise WeightsError(OTHER_METHOD.format(where, found="brainid", model=model))
-    architecture = infer_architecture(model, checkpoint)
+    from bidsrep.models.registry import model_class
+
+    where = _joined(paths)
+    kind = model_class(model)
+    state, architecture, notes = kind.read_checkpoint(paths)
     try:
-        network = Network(**network_arguments(architecture))
-    except ValueError as error:  # a width that no such network can have
+        network = kind.build(architecture)
+    except (ValueError, TypeError, KeyError, IndexError) as error:  # shapes that no such network can have
         raise WeightsError(f"{where}: does not fit the network: {error}") from error
-    load_strictly(network, checkpoint.state, where)
+    load_strictly(network, state, where)
     card = {
         "weights": {
             "id": weights_id,
@@ -195,12 +218,16 @@ def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, st
         },
         "architecture": architecture,
         "training": {
-            "task": task or "unknown",
+            **notes,
             "converted_from": [path.name for path in paths],
             "converted_sha256": [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths],
         },
     }
     return write_weights(folder / f"{weights_id}.safetensors", network.state_dict(), card)
+
+
+def _joined(paths: Sequence[Path]) -> str:
+    return " + ".join(map(str, paths))
 
 
 def network_arguments(architecture: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ feature depend on all of the volume, so tiles would give other features.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,15 @@ class RepresentationModel(Model):
         from bidsrep.models.checkpoints import network_arguments
 
         return Network(**network_arguments(architecture))
+
+    @classmethod
+    def read_checkpoint(
+        cls, paths: Sequence[Path]
+    ) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+        """State, ``[architecture]`` and notes of a pre-training file, or of a fine-tuned pair."""
+        from bidsrep.models.checkpoints import read_representation
+
+        return read_representation(cls.name, paths)
 
     @property
     def divisor(self) -> int:
