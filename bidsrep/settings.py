@@ -21,12 +21,17 @@ MODELS = ("pepsi", "brainid", "seqinv", "crl", "cifl")
 TASKS = ("T1w", "T2w", "FLAIR", "lesion", "seg", "tissue", "superres", "bias", "denoised")
 TO_ORDER = "crl"
 """The model that makes any contrast, from and to acquisition parameters."""
+TO_REGISTER = "cifl"
+"""The model on whose features scans are registered deformably."""
 MODALITIES = ("T1w", "T2w", "PDw", "FLAIR")
 SAVE_FEATURES = ("none", "regional", "dense")
 SKULL_STRIP = ("auto", "force", "skip")
 SKULL_STRIP_METHODS = ("bidsrep", "synthstrip", "template")
 REFERENCES = ("T1w", "T2w", "FLAIR", "finest")
 OUTPUT_SPACES = ("reference", "native")
+DEFORMABLE = ("session", "template")
+BUNDLED_TEMPLATE = "MNI152NLin2009aSym"
+"""What TemplateFlow calls the template that nilearn ships."""
 PRECISIONS = ("auto", "fp32", "bf16")
 PER_RUN = frozenset({"run_uuid", "analysis_level", "dry_run", "reports_only", "boilerplate_only"})
 """Fields that belong to one run: a settings file given to another run does not hand them on."""
@@ -40,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "skull_strip_method": SKULL_STRIP_METHODS,
     "anatomical_reference": REFERENCES,
     "output_spaces": OUTPUT_SPACES,
+    "deformable": DEFORMABLE,
     "precision": PRECISIONS,
 }
 
@@ -48,7 +54,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 class Settings:
     """Everything a run is told. Field names are the long options of the command line.
 
-    An empty tuple for `participant_label`, `session_label` or `tasks` means all there are.
+    An empty tuple for `participant_label`, `session_label` or `tasks` means all there are, for `deformable` none.
     Units: `resolution` in mm, `min_lesion_volume` in ml, `mem_gb` in GiB,
     `lesion_threshold` a probability.
     """
@@ -80,6 +86,7 @@ class Settings:
     anatomical_reference: str = "T1w"
     bias_correct: bool = False
     output_spaces: tuple[str, ...] = OUTPUT_SPACES
+    deformable: tuple[str, ...] = ()
     lesion_threshold: float = 0.5
     min_lesion_volume: float = 0.01
     random_seed: int = 0
@@ -122,6 +129,9 @@ class Settings:
                 raise UsageError(msg)
         if self.target_contrast and TO_ORDER not in self.models:
             msg = f"--target-contrast: none of the chosen models ({', '.join(self.models)}) makes contrasts to order."
+            raise UsageError(msg)
+        if self.deformable and TO_REGISTER not in self.models:
+            msg = f"--deformable: scans are registered on features of {TO_REGISTER}; add it to --model."
             raise UsageError(msg)
 
     def to_dict(self) -> dict[str, Any]:

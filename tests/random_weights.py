@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from bidsrep.models.cifl import CIFL
 from bidsrep.models.network import Network
 from bidsrep.models.weights import write_weights
 
@@ -35,3 +36,21 @@ def write_random_weights(folder: Path, model: str, seed: int = 0, **architecture
     }
     state = random_network(model, seed, **architecture).state_dict()
     return write_weights(folder / f"{model}.safetensors", state, card)
+
+
+def write_random_cifl(folder: Path, seed: int = 0) -> Path:
+    """Write ``cifl.safetensors`` and its card: 4 features of 3 layers, and a small tissue head."""
+    architecture = {
+        "heads": {"tissue": 4},
+        "head": {"f_maps": 8, "num_levels": 2},
+        "features": 4,
+        "f_maps": 8,
+        "dilations": [1, 1, 1],
+    }
+    card = {
+        "weights": {"id": "random-cifl", "model": "cifl", "status": "random", "license": "CC0-1.0"},
+        "architecture": architecture,
+        "input": {"resolution_mm": 1.0},
+    }
+    torch.manual_seed(seed)
+    return write_weights(folder / "cifl.safetensors", CIFL.build(architecture).state_dict(), card)

@@ -121,7 +121,7 @@ class TestSidecars:
 
     def test_every_image_but_masks_says_whether_it_is_stripped(self) -> None:
         for name, kind in output_kinds().items():
-            if kind.extension == ".nii.gz" and kind.suffix not in ("mask", "probseg", "dseg"):
+            if kind.extension == ".nii.gz" and kind.suffix not in ("mask", "probseg", "dseg", "xfm"):
                 assert kind.sidecar is not None, name
                 assert kind.sidecar["SkullStripped"] is True, name
 

@@ -67,10 +67,11 @@ def test_quality_says_what_was_gained(found):
 
 
 def test_nothing_folds(found):
-    result = found[3]
-    determinant = jacobian(result.displacement(SHAPE), EXTENT)
-    assert determinant.min() > 0
+    _, fixed, _, result = found
+    assert jacobian(result.displacement(SHAPE), EXTENT).min() > 0
     assert result.quality["folded"] == 0
+    finest = reduce_to(fixed, [SPACING] * 3, QUICK.levels[-1].spacing_mm).shape[2:]
+    determinant = jacobian(result.displacement(finest), EXTENT)
     assert result.quality["jacobian_min"] == pytest.approx(float(determinant.min()), abs=1e-4)
 
 
@@ -80,8 +81,8 @@ def test_the_inverse_undoes_the_deformation(found):
     back = result.displacement(SHAPE, inverse=True)[None]
     left = forward + warp_features(back, forward, EXTENT)  # there and back again
     assert inner(forward).norm(dim=1).max() > 4
-    assert inner(left).norm(dim=1).mean() < 0.15
-    assert inner(left).norm(dim=1).quantile(0.99) < 1.0
+    assert inner(left).norm(dim=1).mean() < 0.05
+    assert inner(left).norm(dim=1).max() < 0.5
 
 
 def test_the_same_pair_gives_the_same_bits(found):

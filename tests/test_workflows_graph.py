@@ -33,7 +33,11 @@ class Graph:
 
     def __init__(self, root: Path, models: Sequence[ModelSpec] = (PEPSI,), **options: object) -> None:
         self.settings = Settings(
-            bids_dir=root, out_dir=root.parent / "out", work_dir=root.parent / "work", **options
+            bids_dir=root,
+            out_dir=root.parent / "out",
+            work_dir=root.parent / "work",
+            models=tuple(model.name for model in models),
+            **options,
         )
         weights = root.parent / "w.safetensors"
         weights.touch()

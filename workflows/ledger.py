@@ -28,6 +28,7 @@ DECISIVE = (
     "anatomical_reference",
     "bias_correct",
     "output_spaces",
+    "deformable",
     "lesion_threshold",
     "min_lesion_volume",
     "random_seed",

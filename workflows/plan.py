@@ -23,10 +23,12 @@ from bidsrep.bids.scans import Scan, Session
 from bidsrep.bids.sidecars import build_sidecar
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.errors import ImageError
-from bidsrep.settings import TO_ORDER, Settings
+from bidsrep.settings import BUNDLED_TEMPLATE, TO_ORDER, TO_REGISTER, Settings
 
 SYNTHETIC, LESION, ORDERED = "synthetic", "lesion_probability", "ordered"
 """Kinds of files that predictions become."""
+WARPS = ("warp", "warp_inverse")
+"""Deformable transforms, by role and kind: there, and back."""
 LABEL_TABLES = {"dseg": "dseg_table", "tissue": "tissue_table"}
 """Kinds of segmentations, and that of the table beside them."""
 
@@ -253,11 +255,26 @@ class _Planner:
             files["embedding"] = self._file(self._output("embedding", scan, model), [source], model)
         if self.settings.save_features == "dense":
             files["features"] = self._file(self._output("features", scan, model), [source], model)
+        if model.name == TO_REGISTER:
+            files |= self._warps(scan, model, source)
         if SYNTHETIC in wanted.values():
             files["synthesis_figure"] = self._figure(
                 scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
             )
         return Prediction(model, files, acquisition, ordered if acquisition is not None else {})
+
+    def _warps(self, scan: Scan, model: ModelSpec, source: Path) -> dict[str, PlannedFile]:
+        """Plan the transforms of ``--deformable``: the reference's to the template, other scans' to it."""
+        is_reference = scan == self.reference
+        if ("template" if is_reference else "session") not in self.settings.deformable:
+            return {}
+        if is_reference:
+            target, sources = self.settings.template or BUNDLED_TEMPLATE, [source]
+        else:
+            # Between two T1w scans both directions would have one name.
+            alike = scan.suffix == self.reference.suffix
+            target, sources = "reference" if alike else self.reference.suffix, [source, self.reference_image]
+        return {kind: self._file(self._output(kind, scan, model, target), sources, model) for kind in WARPS}
 
     def _lesions(
         self, name: str, scan: Scan, model: ModelSpec, source: Path, xfm: PlannedFile | None

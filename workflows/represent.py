@@ -5,6 +5,7 @@ from dataclasses import asdict
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from bidsrep.interfaces.deformable import Deform
 from bidsrep.interfaces.lesions import LesionMask
 from bidsrep.interfaces.reportlets import LesionFigure, SynthesisFigure
 from bidsrep.interfaces.represent import Represent
@@ -12,7 +13,7 @@ from bidsrep.settings import Settings
 from bidsrep.workflows.execution import claim_processors
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
-from bidsrep.workflows.plan import LABEL_TABLES, LESION, ORDERED, SYNTHETIC, Prediction, ScanPlan
+from bidsrep.workflows.plan import LABEL_TABLES, LESION, ORDERED, SYNTHETIC, WARPS, Prediction, ScanPlan
 
 BASE_GB, GB_PER_CHANNEL, LOW_MEM_GB_PER_CHANNEL = 1.0, 0.05, 0.02
 """Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images. With
@@ -72,6 +73,8 @@ def init_represent_wf(
         if role in prediction.files:
             save = init_save_node(prediction.files[role], name=f"save_{role}")
             workflow.connect([(represent, save, [(role, "in_file")])])
+    if all(kind in prediction.files for kind in WARPS):
+        _add_deformation(workflow, plan, prediction, settings, models, inputnode)
     if SYNTHETIC in kinds.values():
         contrasts = [role for role, kind in kinds.items() if kind == SYNTHETIC]
         _add_synthesis_figure(workflow, plan, prediction, contrasts, inputnode, represent)
@@ -107,6 +110,43 @@ def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, 
     )
     claim_processors(represent, settings, models.use_gpu)
     return represent
+
+
+def _add_deformation(
+    workflow: pe.Workflow,
+    plan: ScanPlan,
+    prediction: Prediction,
+    settings: Settings,
+    models: RunModels,
+    inputnode: pe.Node,
+) -> None:
+    """Add the deformable registration: of the reference to the template, of another scan to the reference."""
+    model = prediction.model
+    deform = pe.Node(
+        Deform(
+            model=model.name,
+            weights=str(models.weights[model.name]),
+            weights_sha256=models.sha256[model.name],
+            random_seed=settings.random_seed,
+            sloppy=settings.sloppy,
+            source=str(plan.scan.path),
+            device=models.device,
+            use_gpu=models.use_gpu,
+            precision=settings.precision,
+        ),
+        name="deform",
+        mem_gb=(BASE_GB + GB_PER_CHANNEL * model.width) / settings.resolution**3,
+    )
+    claim_processors(deform, settings, models.use_gpu)
+    given = [("preproc", "in_file"), ("mask", "mask_file"), ("conformed", "native_file")]
+    if plan.is_reference:
+        deform.inputs.template = settings.template or ""
+    else:
+        given += [("transform", "transform"), ("reference_preproc", "reference")]
+    workflow.connect([(inputnode, deform, given)])
+    for kind, made in zip(WARPS, ("warp", "inverse"), strict=True):
+        save = init_save_node(prediction.files[kind], name=f"save_{kind}")
+        workflow.connect([(deform, save, [(made, "in_file"), (("quality", _quality), "extra")])])
 
 
 def _add_lesions(
@@ -179,6 +219,11 @@ def _add_synthesis_figure(
     ])  # fmt: skip
     if not plan.is_reference:
         workflow.connect([(inputnode, synthesis_figure, [("reference_preproc", "reference")])])
+
+
+def _quality(quality):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
+    """Say in the sidecar of a transform how the registration went."""
+    return {"Quality": quality}
 
 
 def _pick(images, name):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bidsrep import __version__
 from bidsrep.bids.files import write_text
-from bidsrep.settings import Settings
+from bidsrep.settings import BUNDLED_TEMPLATE, Settings
 
 MODEL_SENTENCES = {
     "pepsi": (
@@ -96,8 +96,24 @@ def _models(settings: Settings) -> str:
             f"Voxels with a lesion probability of at least {settings.lesion_threshold:g} were called lesion; "
             f"lesions below {settings.min_lesion_volume:g} ml were dropped."
         )
+    sentences += _deformable(settings)
     sentences.append("The sidecar of every image names the weights that made it.")
     return " ".join(sentences)
+
+
+def _deformable(settings: Settings) -> list[str]:
+    """Tell what was registered deformably, if anything."""
+    told = {
+        "session": "every scan to the reference of its session",
+        "template": f"the reference of every session, after an affine step (*ANTs* [@ants]), to the "
+        f"{settings.template or BUNDLED_TEMPLATE} template [@mni152]",
+    }
+    done = " and ".join(told[name] for name in settings.deformable)
+    if not done:
+        return []
+    return [
+        f"Stationary velocity fields that make the features of *CIFL* alike were optimised to register {done}."
+    ]
 
 
 def bibliography(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from bidsrep import __version__
 from bidsrep.cli import types
 from bidsrep.settings import (
+    DEFORMABLE,
     LEVELS,
     MODALITIES,
     MODELS,
@@ -197,7 +198,8 @@ def _workflow(parser: argparse.ArgumentParser) -> None:
     group.add(
         "--template",
         metavar="NAME",
-        help="TemplateFlow template for the method template (default: MNI ICBM152)",
+        help="TemplateFlow template for the method template, and for '--deformable template' "
+        "(default: MNI152NLin2009aSym)",
     )
     group.add("--resolution", type=types.positive, metavar="MM", help="voxel size of the reference grid")
     group.add(
@@ -211,6 +213,13 @@ def _workflow(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=OUTPUT_SPACES,
         help="reference: the 1 mm grid of the session's reference; native: lesions on each scan's own grid too",
+    )
+    group.add(
+        "--deformable",
+        nargs="+",
+        choices=DEFORMABLE,
+        help="write deformable transforms, found on features of cifl; session: from every scan to the "
+        "session's reference, after the rigid one; template: from the reference to the MNI152 template",
     )
     group.add(
         "--lesion-threshold",

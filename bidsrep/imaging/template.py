@@ -18,14 +18,13 @@ NO_TEMPLATE = (
     "Template {0} is not in {1}. Fetch it once, where there is a network: "
     "python -c \"from templateflow import api; api.get('{0}', suffix=['T1w', 'mask'])\""
 )
-BUNDLED = "MNI152 (nilearn)"
 
 # A head's brain lies about so far below its top, whatever the neck adds at the other end, mm.
 _BRAIN_CENTER_BELOW_TOP = 85.0
 _HEAD_HEIGHT = 150.0
 
 
-def load_template(name: str | None = None) -> tuple[Volume, np.ndarray]:
+def load_template(name: str | None = None, resolution: int = 2) -> tuple[Volume, np.ndarray]:
     """Return a T1w template and its brain mask.
 
     Parameters
@@ -33,9 +32,11 @@ def load_template(name: str | None = None) -> tuple[Volume, np.ndarray]:
     name : str, optional
         A template of TemplateFlow, looked for where TemplateFlow keeps them ($TEMPLATEFLOW_HOME or
         ~/.cache/templateflow); never downloaded here. Without a name: ICBM 152 2009a nonlinear
-        symmetric, brain only, 2 mm, which nilearn ships.
+        symmetric, brain only, which nilearn ships.
+    resolution : int
+        Voxel size, mm: 1 or 2; of TemplateFlow's, the other one where the wanted one is not there.
     """
-    return _bundled() if name is None else _from_templateflow(name)
+    return _bundled(resolution) if name is None else _from_templateflow(name, resolution)
 
 
 def affine_to_template(
@@ -130,20 +131,21 @@ def _brain_center(head: np.ndarray) -> np.ndarray:
     return center
 
 
-@lru_cache(maxsize=1)
-def _bundled() -> tuple[Volume, np.ndarray]:
+@lru_cache(maxsize=2)
+def _bundled(resolution: int) -> tuple[Volume, np.ndarray]:
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
-    image, mask = load_mni152_template(resolution=2), load_mni152_brain_mask(resolution=2)
+    image, mask = load_mni152_template(resolution), load_mni152_brain_mask(resolution)
     return Volume(image.get_fdata(), image.affine), mask.get_fdata() > 0
 
 
-def _from_templateflow(name: str) -> tuple[Volume, np.ndarray]:
+def _from_templateflow(name: str, resolution: int) -> tuple[Volume, np.ndarray]:
     home = Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
     folder = home / f"tpl-{name}"
-    for resolution in ("_res-02", "_res-2", "_res-01", "_res-1", ""):
-        image = folder / f"tpl-{name}{resolution}_T1w.nii.gz"
-        mask = folder / f"tpl-{name}{resolution}_desc-brain_mask.nii.gz"
+    wanted = [f"_res-{zero}{size}" for size in (resolution, 3 - resolution) for zero in ("0", "")]
+    for label in (*wanted, ""):
+        image = folder / f"tpl-{name}{label}_T1w.nii.gz"
+        mask = folder / f"tpl-{name}{label}_desc-brain_mask.nii.gz"
         # TemplateFlow keeps empty files in place of what it has not fetched yet.
         if all(path.is_file() and path.stat().st_size for path in (image, mask)):
             return Volume.load(image), Volume.load(mask).data > 0.5

@@ -61,7 +61,7 @@ class Deformation:
 
     ``extent_mm`` is the distance between the first and last voxel centre along each axis. ``quality`` is
     JSON-ready: ``similarity_before`` and ``similarity_after`` (mean product of the features),
-    ``jacobian_min`` and ``folded`` (share of voxels that are turned inside out).
+    ``jacobian_min`` and ``folded`` (share of voxels that are turned inside out); all on the finest level.
     """
 
     velocity: Tensor
@@ -72,12 +72,12 @@ class Deformation:
     def displacement(self, shape: Iterable[int], inverse: bool = False) -> Tensor:
         """Displacement ``(3, X, Y, Z)`` on a grid of ``shape`` voxels over the same field of view, mm.
 
-        It leads from the fixed to the moving image; the ``inverse`` from the moving to the fixed.
+        It leads from the fixed to the moving image; the ``inverse`` from the moving to the fixed. Integrated
+        on that grid: on the fewer nodes of the search the two would undo each other less exactly.
         """
-        velocity = -self.velocity if inverse else self.velocity
+        velocity = resize(-self.velocity if inverse else self.velocity, shape)
         with torch.no_grad():
-            flow = integrate_velocity(velocity, torch.tensor(self.extent_mm), self.squarings)
-        return resize(flow, shape)[0]
+            return integrate_velocity(velocity, torch.tensor(self.extent_mm), self.squarings)[0]
 
 
 def register_features(
@@ -104,8 +104,7 @@ def register_features(
         raise ValueError(DIFFERENT_GRIDS.format(tuple(moving.shape), tuple(fixed.shape)))
     settings = settings or RegistrationSettings()
     sizes = [spacing] * 3 if isinstance(spacing, float | int) else list(spacing)
-    shape = fixed.shape[2:]
-    x, y, z = ((n - 1) * size for n, size in zip(shape, sizes, strict=True))
+    x, y, z = ((n - 1) * size for n, size in zip(fixed.shape[2:], sizes, strict=True))
     extent = (x, y, z)
     weight = torch.ones_like(fixed[:, :1]) if mask is None else mask.to(fixed)
     velocity = fixed.new_zeros(1, 3, 2, 2, 2)
@@ -113,7 +112,8 @@ def register_features(
     # Coarse levels are made from the finest one: full resolution is looked at once.
     finest = min(level.spacing_mm for level in settings.levels)
     moving, fixed, weight = (reduce_to(volume, sizes, finest) for volume in (moving, fixed, weight))
-    sizes = [length / (n - 1) for length, n in zip(extent, fixed.shape[2:], strict=True)]
+    shape = fixed.shape[2:]
+    sizes = [length / (n - 1) for length, n in zip(extent, shape, strict=True)]
     for level in settings.levels:
         pair = [reduce_to(volume, sizes, level.spacing_mm) for volume in (moving, fixed, weight)]
         velocity, before, after = _search(pair[0], pair[1], pair[2], velocity, extent, level, settings)
