@@ -1,6 +1,7 @@
 """Deformable registration in the app: what is planned, connected and written."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +13,7 @@ from test_workflows_plan import ENTRY, PEPSI, names, pair  # noqa: F401 (pair is
 from test_workflows_run import VOXEL_MM, brain
 
 from bidsrep.bids.discovery import find_sessions
+from bidsrep.bids.methods import methods_text
 from bidsrep.errors import UsageError
 from bidsrep.imaging.deformable import DisplacementField
 from bidsrep.imaging.resample import resample
@@ -76,6 +78,14 @@ class TestPlan:
         assert len(to_reference["Sources"]) == 2
         assert to_reference["Model"]["Name"] == "cifl"
         assert "MNI152NLin2009aSym" in to_template["Description"]
+
+
+def test_the_methods_text_says_what_was_registered(tmp_path):
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path / "out", models=("cifl",))
+    assert "velocity" not in methods_text(settings)
+    text = methods_text(replace(settings, deformable=("template",)))
+    assert "MNI152NLin2009aSym template [@mni152]" in text
+    assert "every scan to the reference" not in text
 
 
 def test_every_planned_file_has_one_node_that_writes_it(make_bids):
