@@ -126,13 +126,15 @@ def test_undegraded_keeps_nothing_but_the_gamma() -> None:
 
 
 def test_log_bias_is_what_the_image_was_multiplied_by(source: Source) -> None:
-    """Dividing by the field brings the image nearer to the clean one."""
-    batch = objective(
-        source, generator={"levels": ["severe"], "clean_probability": 0.0, "thick": 0.0}
-    ).sample(2, 0)
-    image, clean, brain = batch["image"], batch["target_superres"], batch["brain"]
-    corrected = image / torch.exp(batch["log_bias"])
-    assert (normalised_l2(corrected, clean, brain) < normalised_l2(image, clean, brain)).all()
+    """Dividing by the field brings images nearer to the clean ones, whatever blur and noise leave."""
+    drawn = objective(source, generator={"levels": ["severe"], "clean_probability": 0.0, "thick": 0.0})
+    before, after = [], []
+    for number in range(4):
+        batch = drawn.sample(number, 0)
+        image, clean, brain = batch["image"], batch["target_superres"], batch["brain"]
+        before.append(normalised_l2(image, clean, brain))
+        after.append(normalised_l2(image / torch.exp(batch["log_bias"]), clean, brain))
+    assert torch.cat(after).mean() < 0.9 * torch.cat(before).mean()
 
 
 def test_every_head_learns_on_data_it_has_not_seen(source: Source) -> None:

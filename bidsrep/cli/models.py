@@ -167,7 +167,7 @@ def fetch_weights(arguments: argparse.Namespace) -> int:
         return 0
     if not (row.url and row.sha256):
         raise WeightsError(NOT_FETCHABLE.format(**vars(row)))
-    from bidsrep.models.fetch import fetch
+    from bidsrep.cli.fetch import fetch
 
     print(fetch(row, models_dir(arguments.models_dir)))
     return 0

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from bidsrep.synth.filters import upsample
 from bidsrep.synth.random import coin, integer, uniform_scalar
 
 Level = Literal["none", "mild", "medium", "severe"]
@@ -114,8 +114,7 @@ def sample_corruption(
 
 def bias_field_log(parameters: CorruptionParameters, shape: tuple[int, ...]) -> Tensor:
     """The smooth log bias field ``(X, Y, Z)``; the image is multiplied by its exponential."""
-    control = parameters.bias_control[None, None]
-    return F.interpolate(control, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
+    return upsample(parameters.bias_control, shape)
 
 
 def undegraded(parameters: CorruptionParameters, spacing: float) -> CorruptionParameters:

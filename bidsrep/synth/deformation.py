@@ -14,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bidsrep.synth.filters import upsample
 from bidsrep.synth.random import uniform, uniform_scalar
+
+NODE_MM = 4.0
+"""Distance between the nodes on which a velocity is integrated: a quarter of its own at the closest."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +109,16 @@ def sample_deformation(
 
 
 def displacement(parameters: DeformationParameters, shape: tuple[int, ...], spacing: float) -> Tensor:
-    """The non-linear displacement ``(X, Y, Z, 3)`` in mm on a grid of ``shape`` voxels of ``spacing`` mm."""
-    control = parameters.control_field[None]
-    if parameters.integrate:
-        # A smooth field: half the resolution is exact enough and eight times cheaper.
-        coarse = tuple(max(2, math.ceil(n / 2)) for n in shape)
-        velocity = F.interpolate(control, coarse, mode="trilinear", align_corners=True)
-        extent = torch.tensor([(n - 1) * spacing for n in shape], dtype=torch.float32)
-        control = integrate_velocity(velocity, extent)
-    field_mm = F.interpolate(control, tuple(shape), mode="trilinear", align_corners=True)
-    return field_mm[0].permute(1, 2, 3, 0)
+    """The non-linear displacement ``(3, x, y, z)`` in mm on nodes over a grid of ``shape`` voxels of ``spacing`` mm.
+
+    Nodes are the control points, or, where a velocity is integrated, about `NODE_MM` apart.
+    """
+    control = parameters.control_field
+    if not parameters.integrate:
+        return control
+    nodes = [max(c, math.ceil(n * spacing / NODE_MM)) for c, n in zip(control.shape[1:], shape, strict=True)]
+    extent = torch.tensor([(n - 1) * spacing for n in shape], dtype=torch.float32)
+    return integrate_velocity(upsample(control, nodes)[None], extent)[0]
 
 
 def integrate_velocity(velocity: Tensor, extent_mm: Tensor, steps: int = 7) -> Tensor:
@@ -142,15 +146,20 @@ def source_coordinates(
 
     ``A (x - c + F) + c2`` of the reference, in mm about the centres of both volumes.
     """
-    axes = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing for n in shape]
-    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    if bool((parameters.control_field != 0).any()):
-        position = position + displacement(parameters, shape, spacing)
+    matrix = parameters.matrix() / source_spacing
     if parameters.flip:
-        position[..., 0] *= -1
-    position = position @ parameters.matrix().T + parameters.shift
-    centre = torch.tensor([(n - 1) / 2 for n in source_shape])
-    return position / source_spacing + centre
+        matrix = matrix @ torch.diag(torch.tensor([-1.0, 1.0, 1.0]))
+    centre = torch.tensor([(n - 1) / 2 for n in source_shape]) + parameters.shift / source_spacing
+    x, y, z = (
+        ((torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * spacing)[:, None] * matrix[:, axis]
+        for axis, n in enumerate(shape)
+    )
+    position = x[:, None, None] + (y[:, None] + z[None] + centre)[None]
+    if bool((parameters.control_field != 0).any()):
+        # Interpolation is linear: the matrix is applied to the few nodes, not to every voxel.
+        moved = torch.einsum("ij,jxyz->ixyz", matrix, displacement(parameters, shape, spacing))
+        position += upsample(moved, shape).movedim(0, -1)
+    return position
 
 
 def warp(volume: Tensor, coordinates: Tensor, mode: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bidsrep.synth.filters import dilate, erode, upsample
 from bidsrep.synth.random import coin, integer, uniform, uniform_scalar
 
 
@@ -63,8 +64,7 @@ def procedural_lesions(
     show them. Probabilities fall off towards the edge.
     """
     out = torch.zeros(white.shape)
-    deep = -F.max_pool3d(-white.float()[None, None], 3, stride=1, padding=1)[0, 0]
-    candidates = deep.nonzero()
+    candidates = erode(white).nonzero()
     if not len(candidates):
         return out
     roughness = smooth_noise(white.shape, 5 / spacing, generator)
@@ -76,8 +76,7 @@ def procedural_lesions(
             radius = uniform_scalar(generator, 6, 15)
         _add_blob(out, centre, radius / spacing, roughness, generator)
     # Lesions stop at the cortex and the ventricles, but not at every partial-volume voxel.
-    allowed = F.max_pool3d(white.float()[None, None], 3, stride=1, padding=1)[0, 0]
-    return out * allowed
+    return out * dilate(white)
 
 
 def transplanted_lesions(
@@ -104,8 +103,7 @@ def transplanted_lesions(
     drop = smooth_noise(brain.shape, 12, generator) > torch.distributions.Normal(0, 1).icdf(
         torch.tensor(keep)
     )
-    allowed = F.max_pool3d(white.float()[None, None], 3, stride=1, padding=1)[0, 0]
-    return torch.where(drop, 0.0, out) * allowed
+    return torch.where(drop, 0.0, out) * dilate(white)
 
 
 def _add_blob(
@@ -131,6 +129,5 @@ def _add_blob(
 def smooth_noise(shape: tuple[int, ...] | torch.Size, scale: float, generator: torch.Generator) -> Tensor:
     """Unit-variance noise with a correlation length of about ``scale`` voxels."""
     coarse = [max(2, math.ceil(n / scale)) for n in shape]
-    noise = torch.randn(1, 1, *coarse, generator=generator)
-    smooth = F.interpolate(noise, tuple(shape), mode="trilinear", align_corners=True)[0, 0]
+    smooth = upsample(torch.randn(*coarse, generator=generator), shape)
     return smooth / smooth.std().clamp(min=1e-6)

@@ -47,6 +47,7 @@ class RepresentationObjective:
             "aux_image": "target_aux_image",
             "superres": "target_superres",
         }
+        self.with_clean = of_input or "superres" in recipe.architecture.get("heads", {})
         self.segmenters: dict[str, nn.Module] = {}
 
     @classmethod
@@ -83,7 +84,8 @@ class RepresentationObjective:
         images = []
         for number in range(stage.samples):
             level = self._level(number, stage.samples, generator)
-            images.append(sample_acquisition(subject, source, generator, stage.spacing, self.config, level))
+            drawn_as = (subject, source, generator, stage.spacing, self.config, level)
+            images.append(sample_acquisition(*drawn_as, with_clean=self.with_clean))
         return collate(images, subject, source.values)
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -148,12 +150,14 @@ def collate(images: list[Acquisition], subject: Subject, values: tuple[int, ...]
         "image": torch.stack([image.image for image in images])[:, None],
         "target_image": repeat(subject.t1w),
         "target_aux_image": repeat(subject.flair),
-        "target_superres": torch.stack([image.clean for image in images])[:, None],
         "log_bias": torch.stack([image.log_bias for image in images])[:, None],
         "lesion": repeat(subject.lesion),
         "brain": repeat(subject.brain.float()),
         "weight": repeat(0.3 + 0.7 * subject.brain.float() + 3 * subject.lesion),
     }
+    clean = [image.clean for image in images if image.clean is not None]
+    if clean:
+        batch["target_superres"] = torch.stack(clean)[:, None]
     if values and subject.labels is not None:
         classes = to_classes(torch.tensor(values))[subject.labels.long()]
         batch["classes"] = repeat(mirror_classes(classes) if subject.flipped else classes)

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from bidsrep.models.device import resolve_device, trains_in_bf16
+from bidsrep.training.memory import keep_freed_memory
 from bidsrep.training.recipe import Recipe
 
 LOGGER = logging.getLogger("bidsrep.training")
@@ -80,6 +81,7 @@ def make_trainer(
 
     ``options`` go to Lightning's ``Trainer``.
     """
+    keep_freed_memory()
     checkpoint = StepCheckpoint(
         dirpath=out,
         filename=Path(LAST).stem,
