@@ -17,7 +17,7 @@ from bidsrep.tasks.registration import (
 SHAPE = (32, 36, 28)
 SPACING = 2.0
 EXTENT = tuple((n - 1) * SPACING for n in SHAPE)
-QUICK = RegistrationSettings(levels=(Level(8.0, 30), Level(4.0, 30)))
+QUICK = RegistrationSettings(levels=(Level(8.0, 30), Level(4.0, 30)), smoothness=0.03)
 
 
 def features(seed: int = 0, channels: int = 6) -> torch.Tensor:

@@ -46,7 +46,7 @@ class RegistrationSettings:
     """
 
     levels: tuple[Level, ...] = (Level(8.0, 40), Level(4.0, 40), Level(2.0, 20))
-    smoothness: float = 0.03
+    smoothness: float = 0.3
     step: float = 0.1
     squarings: int = 6
 
