@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 
 from bidsrep.bids.scans import Scan, Session
 from bidsrep.models.registry import model_class
-from bidsrep.settings import Settings
+from bidsrep.settings import DEFORMABLE, TO_ORDER, TO_REGISTER, Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
 
 SUFFIXES = ("T1w", "FLAIR")
+ACQUIRED = {
+    "T1w": {"RepetitionTime": 2.3, "EchoTime": 0.003, "InversionTime": 0.9},
+    "FLAIR": {"RepetitionTime": 9.0, "EchoTime": 0.12, "InversionTime": 2.5},
+}
+"""Seconds; what CRL asks of a scan."""
 
 
 @contextmanager
@@ -43,12 +49,32 @@ def example_session(
         yield plan, init_bidsrep_wf([plan], settings, run)
 
 
+@contextmanager
+def everything_of(model: str) -> Iterator[SessionPlan]:
+    """Give the plan of that session with all heads a model can have, and all that can be asked of it."""
+    with TemporaryDirectory() as scratch:
+        settings = Settings(
+            bids_dir=Path(scratch) / "bids",
+            out_dir=Path(scratch) / "derivatives",
+            models=(model,),
+            save_features="dense",
+            target_contrast=("TR=5,TE=0.08",) if model == TO_ORDER else (),
+            deformable=DEFORMABLE if model == TO_REGISTER else (),
+        )
+        outputs = {task.name: task.file_kind for task in model_class(model).tasks}
+        plan = plan_session(_session(settings.bids_dir, None), settings, (ModelSpec(model, outputs),))
+        assert plan is not None
+        yield plan
+
+
 def _session(root: Path, label: str | None) -> Session:
     inner = f"ses-{label}/" if label else ""
     stem = f"sub-01/{inner}anat/sub-01_{inner.replace('/', '_')}"
-    scans = (
-        Scan(_touch(root / f"{stem}{suffix}.nii.gz"), "01", label, suffix, root=root) for suffix in SUFFIXES
-    )
+    scans = []
+    for suffix in SUFFIXES:
+        image = _touch(root / f"{stem}{suffix}.nii.gz")
+        (root / f"{stem}{suffix}.json").write_text(json.dumps(ACQUIRED[suffix]))
+        scans.append(Scan(image, "01", label, suffix, root=root))
     return Session("01", label, tuple(scans))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsrep_docs.drawing import draw
-from bidsrep_docs.example import example_session
+from bidsrep_docs.example import everything_of, example_session
 from bidsrep_docs.graph import read_graph
 
 NOTHING_YET = "This checkout has no bundled weights."
@@ -36,6 +36,17 @@ def planned_files(*models: str) -> str:
             if parent == folder:
                 beside = " (and `.json`)" if sidecar else ""
                 lines.append(f"| `{parent}/{name}`{beside} | {reason} |")
+    return "\n".join(lines)
+
+
+def model_files(model: str) -> str:
+    """Table of what one model makes of the FLAIR of the example session, if everything is asked for."""
+    lines = ["| file | what it is |", "|---|---|"]
+    with everything_of(model) as plan:
+        for file in plan.planned():
+            name, folder = file.path.name, file.path.parent.name
+            if folder != "figures" and f"desc-{model}" in name and "FromT1w" not in name:
+                lines.append(f"| `{folder}/{name}` | {file.reason} |")
     return "\n".join(lines)
 
 
@@ -80,6 +91,7 @@ def metrics() -> str:
 INSERTS: dict[str, Callable[..., str]] = {
     "workflow-graph": workflow_graph,
     "planned-files": planned_files,
+    "model-files": model_files,
     "command-line": command_line,
     "model-cards": model_cards,
     "known-weights": known_weights,
