@@ -278,3 +278,7 @@ def _add_export(command: argparse.ArgumentParser) -> None:
 
 
 _ADD = {"pretrain": _add_pretrain, "sample": _add_sample, "export": _add_export}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

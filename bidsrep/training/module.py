@@ -60,7 +60,7 @@ class PretrainModule(pl.LightningModule):
 
     def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last_3d)
+        self.network = channels_last(network)
         self.objective, self.recipe = objective, recipe
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
@@ -94,6 +94,12 @@ class PretrainModule(pl.LightningModule):
             optimiser, lambda step: learning_rate_factor(step, total, settings)
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The same network with its kernels in the order in which convolutions are fast: of 3D, else of 2D."""
+    dimensions = max(parameter.ndim for parameter in network.parameters())
+    return network.to(memory_format=torch.channels_last if dimensions == 4 else torch.channels_last_3d)
 
 
 def parameter_groups(network: nn.Module, settings: Optimiser) -> list[dict[str, Any]]:

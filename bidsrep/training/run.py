@@ -113,7 +113,7 @@ def load_initial(network: nn.Module, path: Path) -> None:
     usable = {
         key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape
     }
-    missing = [key for key in wanted if key.startswith("backbone.") and key not in usable]
+    missing = [key for key in wanted if key.startswith(("backbone.", "encoder.")) and key not in usable]
     if missing:
         raise WeightsError(
             f"{path}: does not fit this architecture; first missing or different: {missing[0]}"
