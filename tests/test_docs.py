@@ -23,7 +23,7 @@ from bidsrep.errors import BidsrepError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(
     r"(?:<!-- test: (?P<mark>[^>]+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -175,8 +175,10 @@ def test_internal_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
-    listed = re.findall(r"^[\w-]+$", (DOCS / "index.md").read_text().split("toctree")[1], re.M)
-    assert {f"{name}.md" for name in listed} == {page.name for page in DOCS.glob("*.md")} - {"index.md"}
+    listed = re.findall(r"^[\w/-]+$", (DOCS / "index.md").read_text().split("toctree")[1], re.M)
+    assert {f"{name}.md" for name in listed} == {
+        str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")
+    } - {"index.md"}
 
 
 def test_pages_mention_only_options_that_exist() -> None:
@@ -209,7 +211,7 @@ def inserts():
 
 
 def test_every_insert_of_the_pages_is_filled(inserts) -> None:
-    for page in DOCS.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         text = inserts["tables"].fill(page.read_text(encoding="utf-8"))
         assert not re.search(r"^<!-- insert:", text, re.M), page.name
 

@@ -127,4 +127,6 @@ def _spec(name: str, card: dict, other_weights: Mapping[str, str]) -> ModelSpec:
 
     found, architecture = model_class(name), card["architecture"]
     outputs = {task.name: task.file_kind for task in found.tasks_of(architecture)}
-    return ModelSpec(name, outputs, model_entry(name, card), found.width_of(architecture), other_weights)
+    return ModelSpec(
+        name, outputs, model_entry(name, card), found.width_of(architecture), found.stride, other_weights
+    )

@@ -31,6 +31,9 @@ WARPS = ("warp", "warp_inverse")
 """Deformable transforms, by role and kind: there, and back."""
 LABEL_TABLES = {"dseg": "dseg_table", "tissue": "tissue_table"}
 """Kinds of segmentations, and that of the table beside them."""
+SCALE_OF_THE_SCAN = "arbitrary (99.5th percentile of the brain in the scan = 1)"
+"""What models that follow the scan's own scale give; the others' synthetic images have white matter at 1."""
+COARSE = "One voxel for {0}x{0}x{0} of the reference grid: {1:g} mm isotropic"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class ModelSpec:
         The ``Model`` block of the sidecars.
     width : int
         Channels of its features at full resolution, which decide the memory it takes.
+    stride : int
+        Voxels of the scan per voxel of its features, along each axis.
     other_weights : mapping
         Name to sha256 of further weights its results depend on: the brain mask's.
     """
@@ -56,6 +61,7 @@ class ModelSpec:
     outputs: Mapping[str, str]
     entry: Mapping[str, str] = field(default_factory=dict)
     width: int = 64
+    stride: int = 1
     other_weights: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -245,7 +251,8 @@ class _Planner:
             if kind == LESION:
                 files |= self._lesions(name, scan, model, source, xfm)
             else:
-                files[name] = self._file(self._output(kind, scan, model, name), [source], model)
+                scale = {"Units": SCALE_OF_THE_SCAN} if (model.name, kind) == (TO_ORDER, SYNTHETIC) else {}
+                files[name] = self._file(self._output(kind, scan, model, name), [source], model, **scale)
             if kind in LABEL_TABLES:
                 files[f"{name}_table"] = PlannedFile(
                     self._output(LABEL_TABLES[kind], scan, model).path,
@@ -254,7 +261,7 @@ class _Planner:
         if self.settings.save_features != "none":
             files["embedding"] = self._file(self._output("embedding", scan, model), [source], model)
         if self.settings.save_features == "dense":
-            files["features"] = self._file(self._output("features", scan, model), [source], model)
+            files["features"] = self._features(scan, model, source)
         if model.name == TO_REGISTER:
             files |= self._warps(scan, model, source)
         if SYNTHETIC in wanted.values():
@@ -262,6 +269,20 @@ class _Planner:
                 scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
             )
         return Prediction(model, files, acquisition, ordered if acquisition is not None else {})
+
+    def _features(self, scan: Scan, model: ModelSpec, source: Path) -> PlannedFile:
+        """Plan dense features; those of a stride lie on a coarser grid of their own."""
+        spacing = self.settings.resolution * model.stride
+        made = output(
+            "features",
+            self.settings.out_dir,
+            scan,
+            reference=self.reference,
+            resolution=spacing,
+            model=model.name,
+        )
+        coarse = {"Resolution": COARSE.format(model.stride, spacing)} if model.stride > 1 else {}
+        return self._file(made, [source], model, **coarse)
 
     def _warps(self, scan: Scan, model: ModelSpec, source: Path) -> dict[str, PlannedFile]:
         """Plan the transforms of ``--deformable``: the reference's to the template, other scans' to it."""

@@ -95,7 +95,7 @@ def descriptions(models: Iterable[str], suffixes: Iterable[str]) -> dict[str, st
     suffixes = tuple(suffixes)
     rows |= {f"desc-brainFrom{suffix}": f"Brain, found on the {suffix} scan" for suffix in suffixes}
     for model in models:
-        rows[f"desc-{model}"] = f"Measured on the results of {model}"
+        rows[f"desc-{model}"] = f"Found on the features of {model}, or measured on its results"
         rows |= {
             f"desc-{model}From{suffix}": f"Predicted by {model} from the {suffix} scan" for suffix in suffixes
         }

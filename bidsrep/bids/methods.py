@@ -91,7 +91,7 @@ def _models(settings: Settings) -> str:
     contrasts = " and ".join(ordered)
     known = [MODEL_SENTENCES[name].format(contrasts=contrasts) for name in settings.models]
     sentences = [f"{sentence}." for sentence in known]
-    if "pepsi" in settings.models:
+    if {"pepsi", "seqinv"} & set(settings.models):
         sentences.append(
             f"Voxels with a lesion probability of at least {settings.lesion_threshold:g} were called lesion; "
             f"lesions below {settings.min_lesion_volume:g} ml were dropped."

@@ -9,11 +9,11 @@ from __future__ import annotations
 from bidsrep.models.representation import RepresentationModel
 from bidsrep.tasks.bias import BIAS_FIELD
 from bidsrep.tasks.segmentation import SEGMENTATION
-from bidsrep.tasks.synthesis import SUPER_RESOLUTION, T1W
+from bidsrep.tasks.synthesis import SUPER_RESOLUTION, SUPER_RESOLUTION_BESIDE_T1W, T1W
 
 
 class BrainID(RepresentationModel):
     """Brain-ID; pre-training weights predict T1w, fine-tuned ones what they were tuned for."""
 
     name = "brainid"
-    tasks = (T1W, SEGMENTATION, SUPER_RESOLUTION, BIAS_FIELD)
+    tasks = (T1W, SEGMENTATION, SUPER_RESOLUTION, SUPER_RESOLUTION_BESIDE_T1W, BIAS_FIELD)

@@ -44,7 +44,7 @@ def encode_pathology(
     """
     sign = 1.0 if grey > white else -1.0
     if variant == "paper":
-        offset = abs(white / 2 + white / 4 * torch.randn((), generator=generator).item())
+        offset = abs(white / 2 + white / 2 * torch.randn((), generator=generator).item())
         change = sign * offset * probability
     else:
         mean = white / 8 + white / 2 * uniform_scalar(generator, 0, 1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bidsrep.tasks.task import Task
 
-BIAS_FIELD = Task("bias", "bias_field_log", 1, torch.exp, "factor", with_image=True)
+BIAS_FIELD = Task("bias", "bias_field_log", 1, torch.exp, "factor", "bias", with_image=True)
 
 
 def normalised_l2(estimate: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:

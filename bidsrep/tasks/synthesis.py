@@ -22,7 +22,9 @@ def first_channel_above_zero(raw: Tensor) -> Tensor:
 
 T1W = Task("T1w", "image", 1, first_channel_above_zero, UNITS, "synthetic", "T1w")
 FLAIR = Task("FLAIR", "aux_image", 1, first_channel_above_zero, UNITS, "synthetic", "FLAIR")
-SUPER_RESOLUTION = Task("superres", "image", 1, first_channel_above_zero, "as the input", "", with_image=True)
+SUPER_RESOLUTION = Task(
+    "superres", "image", 1, first_channel_above_zero, "as the input", "superres", with_image=True
+)
 """Super-resolution in the authors' file: the input's own contrast; T1w's head name, but it reads the image."""
 
 SUPER_RESOLUTION_BESIDE_T1W = replace(SUPER_RESOLUTION, head="superres")
