@@ -48,6 +48,13 @@ def test_features_look_as_far_as_they_say(dilations: tuple[int, ...]) -> None:
     assert difference[backbone.reach] > 0
 
 
+def test_the_border_of_the_volume_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        features = CIFLBackbone(f_maps=8)(torch.full((1, 1, 12, 12, 12), 0.7))
+    assert features.flatten(2).std(dim=2).max() < 1e-5
+
+
 @pytest.mark.parametrize("wrong", [{"dimensions": 4}, {"slice_axis": 3}, {"unit_norm": "none"}])
 def test_wrong_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="is "):

@@ -66,6 +66,15 @@ class TestLoss:
         collapsed = features[:, :1].expand(-1, 4, -1, -1, -1)
         assert alike["loss"] < contrastive_loss(collapsed, collapsed)["loss"]
 
+    @pytest.mark.parametrize("reading", ["channel", "voxel"])
+    def test_only_the_voxels_of_the_weight_count(self, reading) -> None:
+        generator = torch.Generator().manual_seed(0)
+        first, second = torch.randn(2, 1, 3, 6, 5, 4, generator=generator)
+        weight = torch.zeros(1, 1, 6, 5, 4)
+        weight[:, :, :3] = 1
+        inside = contrastive_loss(first[:, :, :3], second[:, :, :3], reading)["loss"]
+        torch.testing.assert_close(contrastive_loss(first, second, reading, weight=weight)["loss"], inside)
+
     def test_unknown_reading(self) -> None:
         with pytest.raises(ValueError, match="normalisation"):
             contrastive_loss(torch.ones(1, 2, 2, 2, 2), torch.ones(1, 2, 2, 2, 2), "other")
@@ -100,7 +109,7 @@ class TestPretraining:
             optimiser.zero_grad()
             objective.loss(network, objective.sample(step, 0), 0)["loss"].backward()
             optimiser.step()
-        assert loss() < 0.9 * before
+        assert loss() < 0.95 * before
 
     def test_two_processes_share_the_gradient_of_one(self) -> None:
         """The loss is a mean over pairs: the mean of two halves' gradients is that of the whole batch."""

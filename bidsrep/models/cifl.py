@@ -179,6 +179,9 @@ def _convolution(channels_in: int, channels_out: int, dilation: int, flat: int |
         kernel_size=(kernel[0], kernel[1], kernel[2]),
         padding=(padding[0], padding[1], padding[2]),
         dilation=(spread[0], spread[1], spread[2]),
+        # Zeros would tell every voxel how far the border is: a feature that is the same in all contrasts, that
+        # the loss likes and nobody wants. Trained with them, the network learned little else.
+        padding_mode="replicate",
     )
     # He initialisation keeps the signal's size through eight layers without normalisation.
     nn.init.kaiming_normal_(conv.weight, SLOPE)

@@ -51,6 +51,7 @@ def contrastive_loss(
     tau_alpha: float = 1.0,
     tau_beta: float = 1.0,
     tau_gamma: float = 0.1,
+    weight: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The paper's loss of features ``(B, C, X, Y, Z)`` of two contrasts of the same geometry.
 
@@ -68,6 +69,8 @@ def contrastive_loss(
         paper's sum would grow with the image, and the loss with it vanish).
     tau_alpha, tau_beta, tau_gamma
         Temperatures of positives above and below the fraction line, and of the negatives.
+    weight
+        Which voxels count, 0 or 1, ``(B, 1, X, Y, Z)``; all without it.
 
     Returns
     -------
@@ -75,15 +78,18 @@ def contrastive_loss(
         ``loss``; ``similarity``, the mean of ``s``; ``redundancy``, the mean of ``|g|``.
     """
     one, two = first.flatten(2), second.flatten(2)
+    counted = torch.ones_like(one[:, :1]) if weight is None else weight.flatten(2).to(one)
     if normalisation == "channel":
-        one, two, voxels = F.normalize(one, dim=2), F.normalize(two, dim=2), 1
+        one, two = F.normalize(one * counted, dim=2), F.normalize(two * counted, dim=2)
+        voxels = torch.ones_like(counted[:, 0, :1])
     elif normalisation == "voxel":
-        one, two, voxels = F.normalize(one, dim=1), F.normalize(two, dim=1), one.shape[2]
+        one, two = F.normalize(one, dim=1) * counted, F.normalize(two, dim=1) * counted
+        voxels = counted.sum(2).clamp(min=1)
     else:
         raise ValueError(BAD_NORMALISATION.format(normalisation))
     positive = (one * two).sum(2) / voxels
     different = ~torch.eye(one.shape[1], dtype=torch.bool, device=one.device)
-    negative = (one @ one.transpose(1, 2) / voxels)[:, different]
+    negative = (one @ one.transpose(1, 2) / voxels[:, None])[:, different]
     below = torch.cat([positive / tau_beta, negative / tau_gamma], dim=1)
     loss = torch.logsumexp(below, 1) - torch.logsumexp(positive / tau_alpha, 1)
     return {"loss": loss.mean(), "similarity": positive.mean(), "redundancy": negative.abs().mean()}
@@ -138,23 +144,31 @@ class PairObjective:
         self.shapes, self.share = shapes, share
 
     def sample(self, index: int, step: int) -> dict[str, Tensor]:
-        """One mini-batch: ``first`` and ``second`` ``(B, 1, X, Y, Z)``, two contrasts of each geometry."""
+        """One mini-batch: ``first`` and ``second`` ``(B, 1, X, Y, Z)``, two contrasts of each geometry.
+
+        ``weight`` tells which voxels count.
+        """
         stage = self.recipe.stage_at(step)
         pairs = [self.pair(generator, stage) for generator in _generators(self.recipe, index, stage)]
-        first, second = (torch.stack(images)[:, None] for images in zip(*pairs, strict=True))
-        return {"first": first, "second": second}
+        first, second, weight = (torch.stack(volumes)[:, None] for volumes in zip(*pairs, strict=True))
+        return {"first": first, "second": second, "weight": weight}
 
-    def pair(self, generator: torch.Generator, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Two images of one geometry, ``(X, Y, Z)`` each."""
+    def pair(self, generator: torch.Generator, stage: Stage) -> tuple[Tensor, Tensor, Tensor]:
+        """Two images of one geometry and the voxels that count, ``(X, Y, Z)`` each.
+
+        Of an anatomy these are the brain's voxels: what is outside is 0 in every contrast, and says nothing.
+        """
         if not coin(generator, self.share):
-            return sample_shape_pair(generator, stage.shape, stage.spacing, self.shapes)[:2]
+            first, second = sample_shape_pair(generator, stage.shape, stage.spacing, self.shapes)[:2]
+            return first, second, torch.ones(stage.shape)
         sources = self.sources[stage.spacing]
         source = sources[integer(generator, 0, len(sources))]
         subject = deform_subject(source, generator, _slab(stage.shape), stage.spacing, self.anatomies, [])
         one, two = (
             sample_image(subject, source, generator, stage.spacing, self.anatomies)[0] for _ in range(2)
         )
-        return _cut(one, stage.shape), _cut(two, stage.shape)
+        one, two, weight = (_cut(volume, stage.shape) for volume in (one, two, subject.brain.float()))
+        return one, two, weight
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """The contrastive loss of one mini-batch; both images pass the same network at once."""
@@ -162,7 +176,7 @@ class PairObjective:
         features = network.get_submodule("backbone")(_channels_last(images)).float()
         first, second = features.chunk(2)
         terms = {k: v for k, v in self.recipe.losses.items() if k.startswith("tau_") or k == "normalisation"}
-        return contrastive_loss(first, second, **terms)
+        return contrastive_loss(first, second, **terms, weight=batch["weight"])
 
 
 class TissueObjective:
