@@ -74,12 +74,17 @@ def tiny(model: str, **changes: object) -> Recipe:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_bundled_recipes_build_their_network(path: Path) -> None:
+    """The network that is trained has the tensors of the model that will load the weights."""
+    from bidsrep.models.registry import model_class
     from bidsrep.training.run import build_network
 
     recipe = read_recipe(path)
     assert recipe.iterations > 0
-    if recipe.architecture["f_maps"] <= 16:
-        assert set(build_network(recipe).head.outputs) == set(recipe.architecture["heads"])
+    architecture = recipe.architecture
+    width = architecture["f_maps"] if "f_maps" in architecture else architecture["widths"][0]
+    if width <= 32:
+        model = model_class(recipe.model).build(architecture)
+        assert set(build_network(recipe).state_dict()) == set(model.state_dict())
 
 
 def test_unknown_recipe_key_is_named(tmp_path: Path) -> None:
