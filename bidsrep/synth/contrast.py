@@ -30,7 +30,10 @@ CLINICAL: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
 
 @dataclass(frozen=True)
 class Contrast:
-    """One draw: mean and spread of CSF, grey and white matter, and per-label offsets (relative)."""
+    """One draw: mean and spread of CSF, grey and white matter, and per-label offsets (relative).
+
+    ``lesion`` is the intensity of lesions where it follows from the sequence; else eq. 2 of PEPSI draws it.
+    """
 
     name: ContrastName
     means: tuple[float, float, float]
@@ -38,6 +41,7 @@ class Contrast:
     label_means: Tensor | None = None
     label_stds: Tensor | None = None
     background: float = 0.0
+    lesion: float | None = None
 
 
 def sample_contrast(generator: torch.Generator, clinical: float, tissues: tuple[str, ...] = ()) -> Contrast:

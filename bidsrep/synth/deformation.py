@@ -27,6 +27,8 @@ class DeformationConfig:
 
     ``flip_probability`` is a true 0.5: the released code flips with 0.69 (it compares a Gaussian draw with
     0.5). ``integrate`` integrates the velocity field as the paper says; the released code has it switched off.
+    ``widening_mm`` is the largest push on the walls of the ventricles, which every second draw leaves alone
+    (ours, see `bidsrep.synth.ventricles`).
     """
 
     rotation_degrees: float = 15.0
@@ -37,6 +39,7 @@ class DeformationConfig:
     integrate: bool = True
     flip_probability: float = 0.5
     shift_fraction: float = 1.0
+    widening_mm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class DeformationParameters:
     control_field: Tensor
     flip: bool
     integrate: bool = True
+    widening_mm: float = 0.0
     extra: dict[str, float] = field(default_factory=dict)
 
     def matrix(self) -> Tensor:
@@ -105,6 +109,8 @@ def sample_deformation(
         control_field=std * torch.randn(3, *control, generator=generator),
         flip=uniform_scalar(generator, 0, 1) < config.flip_probability,
         integrate=config.integrate,
+        widening_mm=config.widening_mm
+        and max(0.0, uniform_scalar(generator, -config.widening_mm, config.widening_mm)),
     )
 
 

@@ -22,6 +22,7 @@ from bidsrep.synth.physics.trains import MPRAGE
 from bidsrep.synth.random import integer, uniform, uniform_scalar
 
 BRAIN = ("csf", "gm", "wm")
+LESIONS = ("lesion", "gliosis")
 # How often each sequence is drawn: spin echoes hold T2w, PDw and T1w protocols.
 SEQUENCES = ("fse", "fse", "fse", "flair", "flair", "flair", "mprage", "mp2rage", "spgr", "gre")
 # The targets' protocols: a 3 T MPRAGE and a 3 T FLAIR with nulled fluid.
@@ -40,9 +41,13 @@ def equation_contrast(
     table = tissue_table(FIELD_STRENGTHS[integer(generator, 0, len(FIELD_STRENGTHS))])
     parameters = sample_parameters(generator, SEQUENCES[integer(generator, 0, len(SEQUENCES))], "clinical")
     structures = tuple(structure(*pair) for pair in zip(tissues, names, strict=True))
-    rows = draw_tissues(BRAIN + structures, table, generator, 1.0)
+    rows = draw_tissues(BRAIN + LESIONS + structures, table, generator, 1.0)
+    # What lesions consist of, from demyelination with oedema to gliosis.
+    share = uniform_scalar(generator, 0, 1)
+    rows[3] = (1 - share) * rows[3] + share * rows[4]
     signal = tissue_signal(rows, parameters)
     signal = signal * (uniform_scalar(generator, 130, 220) / signal[:3].max().clamp(min=1e-6))
+    lesion, signal = float(signal[3]), torch.cat([signal[:3], signal[5:]])
     stds = [uniform_scalar(generator, 1, 8) for _ in range(3)]
     csf, gm, wm = signal[:3].tolist()
     label_means = label_stds = None
@@ -52,7 +57,9 @@ def equation_contrast(
         label_means = torch.where(inside, signal[3:], uniform(generator, len(tissues), 5, 225))
         label_stds = torch.where(inside, torch.tensor(stds)[of], 0.0)
         label_means[0] = 0.0
-    return Contrast("equation", (csf, gm, wm), (stds[0], stds[1], stds[2]), label_means, label_stds)
+    return Contrast(
+        "equation", (csf, gm, wm), (stds[0], stds[1], stds[2]), label_means, label_stds, lesion=lesion
+    )
 
 
 def structure(tissue: str, name: str) -> str:

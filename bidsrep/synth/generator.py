@@ -20,6 +20,7 @@ from bidsrep.synth.equations import equation_contrast, typical_levels
 from bidsrep.synth.filters import soften
 from bidsrep.synth.pathology import encode_pathology, procedural_lesions, smooth_noise, transplanted_lesions
 from bidsrep.synth.random import coin, integer, uniform_scalar
+from bidsrep.synth.ventricles import widen
 
 # Simulated targets, white matter 1: an MPRAGE and a FLAIR at 3 T (CSF, grey, white).
 SIMULATED_T1W = (0.25, 0.64, 1.0)
@@ -73,7 +74,7 @@ class Source:
     """An anatomy ready to be sampled: ``(1, X, Y, Z)`` tensors at ``spacing`` mm.
 
     ``labels`` are indices into ``tissues``, ``names`` and ``values``: classes, structures and values of the
-    original label map.
+    original label map. ``inward`` is `bidsrep.synth.ventricles.inward_field` of the same extent.
     """
 
     spacing: float
@@ -84,6 +85,7 @@ class Source:
     rim: Tensor | None = None
     tissue_means: tuple[float, float, float] = SIMULATED_T1W
     values: tuple[int, ...] = ()
+    inward: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ def deform_subject(
     )
     draw = sample_deformation(generator, tuple(extent), slack + 4, config.deformation)
     coordinates = source_coordinates(draw, shape, spacing, tuple(volume.shape[1:]), source.spacing)
+    if draw.widening_mm and source.inward is not None:
+        push = draw.widening_mm / source.spacing
+        coordinates = widen(coordinates, source.inward, tuple(volume.shape[1:]), push)
     if source.labels is not None:
         subject = _from_labels(source, coordinates)
     else:
@@ -165,7 +170,11 @@ def sample_acquisition(
     image, grey, white = _paint(subject, source, contrast, noise)
     clean = _paint(subject, source, contrast, torch.zeros_like(noise))[0] if with_clean else None
     if bool(subject.lesion.any()):
-        encoded = encode_pathology(image, subject.lesion, white, grey, generator)
+        if contrast.lesion is None:
+            encoded = encode_pathology(image, subject.lesion, white, grey, generator)
+        else:
+            # Within the contrast the lesion is what its relaxation makes it: never as dark as fluid on a T1w.
+            encoded = (image + (contrast.lesion - white) * subject.lesion).clamp(min=0)
         clean = None if clean is None else (clean + encoded - image).clamp(min=0)
         image = encoded
     if level is None:

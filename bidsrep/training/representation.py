@@ -22,6 +22,7 @@ from bidsrep.synth.generator import (
 )
 from bidsrep.synth.heads import brain_of
 from bidsrep.synth.random import coin, integer
+from bidsrep.synth.ventricles import inward_field, of_names, of_t1w
 from bidsrep.tasks.bias import bias_loss
 from bidsrep.tasks.segmentation import mirror_classes, segmentation_loss, to_classes
 from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
@@ -169,7 +170,10 @@ def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> S
     if anatomy.labels is not None and table is not None:
         labels = _brain_labels(anatomy.labels, table.tissues)
         values = tuple(table.values.tolist())
-        return Source(1.0, labels=labels, tissues=table.tissues, names=table.names, values=values)
+        inward = inward_field(of_names(table.names)[labels[0].long()])
+        return Source(
+            1.0, labels=labels, tissues=table.tissues, names=table.names, values=values, inward=inward
+        )
     from scipy.ndimage import distance_transform_edt
 
     assert anatomy.t1w is not None
@@ -177,10 +181,11 @@ def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> S
     t1w = F.pad(anatomy.t1w, (8,) * 6)
     rim = torch.from_numpy(distance_transform_edt((t1w[0] <= 0).numpy()).astype(np.float32))[None]
     rim = (255 - rim).clamp(0, 255)
+    inward = inward_field(of_t1w(t1w[0], sum(anatomy.tissue_means[:2]) / 2))
     factor = round(spacing)
     if factor > 1:
         t1w, rim = (F.avg_pool3d(volume[None], factor)[0] for volume in (t1w, rim))
-    return Source(float(factor), t1w=t1w, rim=rim, tissue_means=anatomy.tissue_means)
+    return Source(float(factor), t1w=t1w, rim=rim, tissue_means=anatomy.tissue_means, inward=inward)
 
 
 def _brain_labels(labels: Tensor, tissues: tuple[str, ...]) -> Tensor:
