@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,13 @@ import numpy as np
 import pytest
 
 from bidsrep.bids.dataset import IGNORED, descriptions_tsv, write_dataset_files
-from bidsrep.bids.methods import bibliography, methods_text
+from bidsrep.bids.methods import (
+    CITED,
+    MODEL_SENTENCES,
+    STRIP_SENTENCES,
+    bibliography,
+    methods_text,
+)
 from bidsrep.bids.names import log_dir, output_path
 from bidsrep.bids.outputs import Output, brain_mask, output, preproc
 from bidsrep.bids.provenance import Step, write_provenance
@@ -21,7 +28,9 @@ from bidsrep.bids.sidecars import build_sidecar, model_entry, write_sidecar
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.errors import UsageError
 from bidsrep.labels import load_labels
-from bidsrep.settings import Settings
+from bidsrep.models import registry
+from bidsrep.reports.boilerplate import read_bibtex
+from bidsrep.settings import MODELS, Settings
 
 MakeBids = Callable[..., Path]
 CARD = {"id": "pepsi-small-1", "sha256": "ab" * 32, "status": "self-trained", "licence": "CC-BY-4.0"}
@@ -119,6 +128,23 @@ def test_methods_cite_what_was_used_and_nothing_else(settings: Settings) -> None
     assert "[@pepsi]" not in text
     cited = {part.split("]")[0] for part in text.split("[@")[1:]}
     assert all(f"{{{key}," in bibliography(text) for key in cited)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_of_one_system_cites_that_system_alone(settings: Settings, name: str) -> None:
+    text = methods_text(replace(settings, models=(name,)))
+    cited = set(CITED.findall(text))
+    assert cited & set(MODELS) == {name}
+    (entry,) = (entry for entry in read_bibtex(bibliography(text)) if entry.key == name)
+    assert entry.fields["title"]
+    assert entry.fields["year"].isdigit()
+    assert 'href="https://' in entry.to_html()
+
+
+def test_every_registered_model_has_a_sentence() -> None:
+    """The network of the brain mask has that of the skull strip, which cites whose idea it is."""
+    assert {*MODEL_SENTENCES, "brainmask"} == set(registry.MODELS)
+    assert "[@synthstrip]" in STRIP_SENTENCES["bidsrep"]
 
 
 class TestWholeTree:

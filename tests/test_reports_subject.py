@@ -11,7 +11,7 @@ from bidsrep.bids.scans import Scan
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown, read_bibtex
 from bidsrep.reports.results import ModelUse
 from bidsrep.reports.subject import write_subject_report
-from bidsrep.settings import Settings
+from bidsrep.settings import MODELS, Settings
 
 
 class Links(HTMLParser):
@@ -182,6 +182,16 @@ class TestMethods:
         text = methods_markdown(tmp_path, [use])
         assert "weights pepsi-compact-1 (SHA-256 abababababab, self-trained, licence Apache-2.0)" in text
         assert "not there" in text  # no CITATION.md
+
+    def test_systems_of_earlier_runs_are_cited_too(self, run):
+        """The folder's text is the last run's; `run` was told to use pepsi alone."""
+        text = methods_markdown(run.out_dir, [ModelUse("pepsi", "a"), ModelUse("cifl", "b")])
+        keys = {reference.key for reference in read_bibtex(methods_bibtex(text))}
+        assert keys & set(MODELS) == {"pepsi", "cifl"}
+
+    def test_a_reference_without_authors_starts_with_the_year(self):
+        (reference,) = read_bibtex("@misc{x,\n  title = {T},\n  year = {2024},\n  url = {https://x.org}\n}")
+        assert reference.to_html() == '(2024). T. <a href="https://x.org">https://x.org</a>'
 
     def test_a_link_is_https_or_none(self):
         entry = "@misc{x,\n  title = {T},\n  howpublished = {javascript:alert(1)}\n}"

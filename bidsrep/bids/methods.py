@@ -29,11 +29,12 @@ MODEL_SENTENCES = {
         "tissue classes, a lesion probability map and a denoised version of every scan"
     ),
     "crl": (
-        "*CRL* (contrast representation learning from imaging parameters, MICCAI 2024) turned every scan whose "
-        "repetition, echo and inversion times were known into {contrasts}"
+        "*CRL* [@crl], which takes an image apart into its contrast and a content that is the same for every "
+        "contrast, turned every scan whose repetition, echo and inversion times were known into {contrasts}"
     ),
     "cifl": (
-        "*CIFL* (contrast-invariant feature learning on random shapes, 2023) gave tissue classes of every scan"
+        "*CIFL* [@cifl], whose contrast-invariant features are learnt on random shapes, gave tissue classes of "
+        "every scan"
     ),
 }
 STRIP_SENTENCES = {

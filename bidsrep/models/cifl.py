@@ -1,4 +1,4 @@
-"""CIFL: contrast-invariant features for segmentation and registration across contrasts (2023).
+"""CIFL: contrast-invariant features for segmentation and registration across contrasts (Chua and Dalca, MIDL 2023).
 
 Eight convolutions and a normalisation turn an image into as many channels at every voxel, trained so that
 two contrasts of one geometry get the same channels and no two channels the same (the paper's contrastive

@@ -1,4 +1,4 @@
-"""SeqInv: sequence-invariant contrastive representations (Chalcroft et al., MIDL 2025).
+"""SeqInv: sequence-invariant contrastive representations (Chalcroft et al., SASHIMI 2025).
 
 A 3D convolutional encoder learns that two scans of one anatomy in different (simulated) sequences belong
 together, and to restore each of them from its features. Frozen, it carries U-Net heads for tissues, stroke

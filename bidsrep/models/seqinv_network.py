@@ -1,6 +1,6 @@
 """The networks of SeqInv under the key names of its checkpoints: encoder, projector, reconstructor, U-Net heads.
 
-Written from the published architecture (Chalcroft et al., MIDL 2025) and the tensors' names. The paper
+Written from the published architecture (Chalcroft et al., SASHIMI 2025) and the tensors' names. The paper
 speaks of five downsampling blocks; the released networks are a stem and four max-pooled levels, stride 16.
 Images are ``(B, 1, X, Y, Z)`` float32.
 """

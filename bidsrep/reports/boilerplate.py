@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from bidsrep.bids.methods import bibliography
+from bidsrep.bids.methods import MODEL_SENTENCES, bibliography
 from bidsrep.reports.pages import data_file
 from bidsrep.reports.results import ModelUse
 
@@ -38,7 +38,8 @@ class Reference:
         if pages := self.fields.get("pages"):
             place = f"{place}:{pages}" if place else pages
         parts = [
-            f"{escape(_authors(self.fields.get('author', '')))} ({escape(self.fields.get('year', 'n.d.'))}).",
+            escape(_authors(self.fields.get("author", ""))),
+            f"({escape(self.fields.get('year', 'n.d.'))}).",
             f"{escape(self.fields.get('title', self.key))}.",
             f"<i>{escape(venue)}</i> {escape(place)}.".replace(" .", ".") if venue else "",
             self._link(),
@@ -46,7 +47,8 @@ class Reference:
         return " ".join(part for part in parts if part)
 
     def _link(self) -> str:
-        doi, address = self.fields.get("doi"), self.fields.get("howpublished", "")
+        doi = self.fields.get("doi")
+        address = self.fields.get("url") or self.fields.get("howpublished", "")
         if not doi and self.fields.get("eprint"):
             doi = f"10.48550/arXiv.{self.fields['eprint']}"
         if doi:
@@ -118,9 +120,8 @@ def _cite(keys: str, known: dict[str, Reference], numbers: dict[str, int]) -> st
 def _weights_sentence(model: ModelUse) -> str:
     status = f", {model.status}" if model.status else ""
     licence = f", licence {model.licence}" if model.licence else ""
-    return (
-        f"*{model.name}* ran with the weights {model.weights} (SHA-256 {model.sha256[:12]}{status}{licence})."
-    )
+    cited = f" [@{model.name}]" if model.name in MODEL_SENTENCES else ""
+    return f"*{model.name}*{cited} ran with the weights {model.weights} (SHA-256 {model.sha256[:12]}{status}{licence})."
 
 
 def _authors(text: str) -> str:
