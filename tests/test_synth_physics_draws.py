@@ -19,6 +19,7 @@ from bidsrep.synth.physics import (
     acquire,
     add_lesion,
     add_rician_noise,
+    brain_structures,
     distribution_sequences,
     mixture_maps,
     paint_maps,
@@ -168,6 +169,19 @@ def test_every_structure_of_the_label_table_has_a_tissue() -> None:
 def test_every_structure_of_the_whole_head_label_maps_has_a_tissue(test_data: Path) -> None:
     rows = (test_data / "data" / "labelmaps" / "labels.tsv").read_text().splitlines()[1:]
     assert [name for row in rows if (name := row.split("\t")[1]) not in TABLE] == []
+
+
+def test_a_brain_label_is_its_structure_else_its_class_and_the_rest_is_background() -> None:
+    labels = {
+        "Unknown": "background",
+        "Left-Putamen": "gm",
+        "Left-Claustrum": "gm",
+        "Left-Lesion": "lesion",
+        "Skin": "extracerebral",
+        "Artery": "extracerebral",
+    }
+    found = brain_structures(tuple(labels.values()), tuple(labels))
+    assert found == ("background", "Left-Putamen", "gm", "Left-Lesion", "background", "background")
 
 
 def test_unknown_tissues_and_field_strengths_are_refused() -> None:

@@ -472,7 +472,7 @@ class TestRecipes:
         from bidsrep.training.seqinv_scans import load_people
 
         people = load_people([anatomies], (), [1.0])[1.0]
-        assert people[0].structures == ("Unknown", "CSF", "Left-Putamen", "wm")
+        assert people[0].structures == ("background", "CSF", "Left-Putamen", "wm")
         assert people[-1].structures == ()
 
     @pytest.mark.parametrize(

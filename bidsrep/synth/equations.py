@@ -17,11 +17,11 @@ from bidsrep.synth.physics.distributions import sample_parameters
 from bidsrep.synth.physics.maps import TissueMaps
 from bidsrep.synth.physics.painting import draw_tissues
 from bidsrep.synth.physics.sequences import FLAIR, Sequence, simulate
-from bidsrep.synth.physics.tissues import FIELD_STRENGTHS, tissue_table
+from bidsrep.synth.physics.tissues import BRAIN, FIELD_STRENGTHS, brain_structures, tissue_table
 from bidsrep.synth.physics.trains import MPRAGE
 from bidsrep.synth.random import integer, uniform, uniform_scalar
 
-BRAIN = ("csf", "gm", "wm")
+HEALTHY = ("csf", "gm", "wm")
 LESIONS = ("lesion", "gliosis")
 # How often each sequence is drawn: spin echoes hold T2w, PDw and T1w protocols.
 SEQUENCES = ("fse", "fse", "fse", "flair", "flair", "flair", "mprage", "mp2rage", "spgr", "gre")
@@ -40,8 +40,8 @@ def equation_contrast(
     """
     table = tissue_table(FIELD_STRENGTHS[integer(generator, 0, len(FIELD_STRENGTHS))])
     parameters = sample_parameters(generator, SEQUENCES[integer(generator, 0, len(SEQUENCES))], "clinical")
-    structures = tuple(structure(*pair) for pair in zip(tissues, names, strict=True))
-    rows = draw_tissues(BRAIN + LESIONS + structures, table, generator, 1.0)
+    structures = brain_structures(tissues, names)
+    rows = draw_tissues(HEALTHY + LESIONS + structures, table, generator, 1.0)
     # What lesions consist of, from demyelination with oedema to gliosis.
     share = uniform_scalar(generator, 0, 1)
     rows[3] = (1 - share) * rows[3] + share * rows[4]
@@ -52,7 +52,7 @@ def equation_contrast(
     csf, gm, wm = signal[:3].tolist()
     label_means = label_stds = None
     if tissues:
-        inside = torch.tensor([tissue in (*BRAIN, "lesion") for tissue in tissues])
+        inside = torch.tensor([tissue in BRAIN for tissue in tissues])
         of = torch.tensor([{"csf": 0, "gm": 1}.get(tissue, 2) for tissue in tissues])
         label_means = torch.where(inside, signal[3:], uniform(generator, len(tissues), 5, 225))
         label_stds = torch.where(inside, torch.tensor(stds)[of], 0.0)
@@ -60,13 +60,6 @@ def equation_contrast(
     return Contrast(
         "equation", (csf, gm, wm), (stds[0], stds[1], stds[2]), label_means, label_stds, lesion=lesion
     )
-
-
-def structure(tissue: str, name: str) -> str:
-    """What the tissue tables call a label: its own structure where they know it, else its class."""
-    if tissue not in (*BRAIN, "lesion"):
-        return "background"
-    return name if tissue in ("gm", "wm") and name in tissue_table() else tissue
 
 
 def tissue_signal(rows: Tensor, parameters: Sequence) -> Tensor:
@@ -84,7 +77,7 @@ def typical_levels(
     Structures between two of the three keep their place between them.
     """
     table = tissue_table(3.0)
-    wanted = [table[name] for name in (*BRAIN, *(structure(*p) for p in zip(tissues, names, strict=True)))]
+    wanted = [table[name] for name in HEALTHY + brain_structures(tissues, names)]
     rows = torch.tensor([[t.pd, t.r1, t.r2, t.r2s - t.r2, t.mt] for t in wanted])
     signal = tissue_signal(rows, TYPICAL_MPRAGE if kind == "T1w" else TYPICAL_FLAIR)
     known = sorted(zip(signal[:3].tolist(), levels, strict=True))

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bidsrep.synth.physics.tissues import tissue_table
-
 TISSUES = ("background", "csf", "gm", "wm", "extracerebral")
 
 
@@ -36,12 +34,6 @@ class LabelTable:
         lookup[self.values] = np.arange(len(self.values), dtype=np.uint8)
         labels = np.where((labels < 0) | (labels > self.values.max()), 0, labels)
         return lookup[labels]
-
-    def structures(self) -> tuple[str, ...]:
-        """What every label consists of: its structure where its tissue parameters are known, else its class."""
-        known = tissue_table()
-        pairs = zip(self.names, self.tissues, strict=True)
-        return tuple(name if name in known else tissue for name, tissue in pairs)
 
     def of_tissue(self, *names: str) -> Tensor:
         """Boolean ``(K,)``: which table rows have one of the tissues."""

@@ -16,6 +16,7 @@ from bidsrep.imaging.grids import bounding_box
 from bidsrep.imaging.normalise import normalise
 from bidsrep.models.crl_network import acquisition_vector
 from bidsrep.synth.heads import brain_of
+from bidsrep.synth.physics import brain_structures
 from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
 from bidsrep.training.crl_slices import AcquiredPerson, SimulatedPerson
 
@@ -39,7 +40,7 @@ def has_anatomies(folder: Path) -> bool:
 def simulated_people(folder: Path, held_out: Collection[str] = ()) -> list[SimulatedPerson]:
     """Everybody of a folder of prepared anatomies, to simulate contrasts of."""
     anatomies, table = load_anatomies(folder)
-    tissues = table.structures() if table else ()
+    tissues = brain_structures(table.tissues, table.names) if table else ()
     return [_simulated(anatomy, table, tissues) for anatomy in anatomies if anatomy.name not in held_out]
 
 

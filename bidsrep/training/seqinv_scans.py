@@ -20,6 +20,7 @@ from bidsrep.synth.physics import (
     ScanRanges,
     TissueMaps,
     add_lesion,
+    brain_structures,
     mixture_maps,
     paint_maps,
     random_scan,
@@ -115,7 +116,7 @@ def load_people(
         if next(folder.glob("**/*_label-lesion_mask.nii.gz"), None):
             continue
         anatomies, table = load_anatomies(folder)
-        structures = table.structures() if table else ()
+        structures = brain_structures(table.tissues, table.names) if table else ()
         for spacing, found in people.items():
             found += [
                 Person(make_source(anatomy, table, spacing), structures if anatomy.labels is not None else ())

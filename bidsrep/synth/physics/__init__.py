@@ -12,7 +12,7 @@ from bidsrep.synth.physics.scan import (
     sample_scan,
 )
 from bidsrep.synth.physics.sequences import FLAIR, FSE, GRE, SPGR, Sequence, simulate
-from bidsrep.synth.physics.tissues import Tissue, TissueTable, tissue_table
+from bidsrep.synth.physics.tissues import Tissue, TissueTable, brain_structures, tissue_table
 from bidsrep.synth.physics.trains import MP2RAGE, MPRAGE
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "acquire",
     "add_lesion",
     "add_rician_noise",
+    "brain_structures",
     "distribution_sequences",
     "mixture_maps",
     "paint_maps",

@@ -15,6 +15,8 @@ UNKNOWN_STRENGTH = "there is no tissue table for {} T; there are: 1.5 and 3 T."
 UNKNOWN_TISSUE = "there are no tissue parameters for {!r}. Known tissues: {}. Known structures: {}."
 EXTRACEREBRAL = ("fat", "muscle", "marrow", "bone", "skin", "mucosa")
 """What a label that only says "outside the brain" may be."""
+BRAIN = ("csf", "gm", "wm", "lesion")
+"""Classes of the labels of a brain."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,21 @@ def tissue_table(field_strength: float = 3.0) -> TissueTable:
 def structure_tissues() -> Mapping[str, str]:
     """Tissue of every known structure; keys are those of `structure_key`."""
     return {row["structure"]: row["tissue"] for row in _rows("structures.tsv")}
+
+
+def brain_structures(classes: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """What every label of a brain consists of: its structure where that is known, else its class.
+
+    What lies outside the brain becomes background.
+
+    >>> brain_structures(("gm", "gm", "bone"), ("Left-Putamen", "Left-Claustrum", "Skull"))
+    ('Left-Putamen', 'gm', 'background')
+    """
+    known = tissue_table()
+    return tuple(
+        "background" if of not in BRAIN else name if name in known else of
+        for of, name in zip(classes, names, strict=True)
+    )
 
 
 def structure_key(name: str) -> str:
