@@ -6,9 +6,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from bidsrep.bids.acquisition import AcquisitionParameters
 from bidsrep.cli.train import main
+from bidsrep.models.crl_network import acquisition_vector
+from bidsrep.training.examples import write_example
 
+TIMES = ((2.3, 0.003, 0.9), (5.0, 0.1), (9.0, 0.12, 2.5))
 RECIPE = """
 model = "brainid"
 name = "tiny"
@@ -52,6 +57,21 @@ def test_from_label_maps_to_weights(maps: Path, tmp_path: Path, capsys: pytest.C
     assert card["weights"]["id"] == "bidsrep-brainid-7"
     assert card["training"]["data"] == "a cube"
     assert "checkpoint" in capsys.readouterr().out
+
+
+def test_examples_of_crl_have_all_contrasts_and_their_parameters(tmp_path: Path) -> None:
+    slices = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    parameters = torch.stack([acquisition_vector(AcquisitionParameters(*times)) for times in TIMES])
+    batch = {"source": slices, "parameters": parameters.expand(2, 3, 3)}
+    image, table = write_example(batch, tmp_path / "example-00", 2.0)
+    read = nib.load(image)
+    assert image.name == "example-00_source.nii.gz"
+    assert read.header.get_zooms()[:3] == (2.0, 2.0, 2.0)
+    np.testing.assert_array_equal(read.get_fdata()[:, :, 1, 2], slices[1, 2])
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert rows[0] == ["slice", "contrast", "RepetitionTime", "EchoTime", "InversionTime"]
+    assert len(rows) == 1 + 2 * 3
+    assert rows[6] == ["1", "2", "9", "0.12", "2.5"]
 
 
 def test_recipe_of_another_model_is_refused(maps: Path, tmp_path: Path) -> None:

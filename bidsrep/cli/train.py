@@ -107,20 +107,16 @@ def finetune(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Write generated examples as NIfTI: what the network is trained on, to look at."""
-    import nibabel as nib
-    import numpy as np
-
+    from bidsrep.training.examples import write_example
     from bidsrep.training.run import build_objective
 
     recipe = _recipe(options)
     objective = build_objective(recipe, options.data)
     options.out.mkdir(parents=True, exist_ok=True)
-    affine = np.diag([recipe.stage_at(options.step).spacing] * 3 + [1.0])
+    spacing = recipe.stage_at(options.step).spacing
     for number in range(options.count):
-        for name, volume in objective.sample(number, options.step).items():
-            data = np.moveaxis(volume[:, 0].float().numpy(), 0, -1)
-            path = options.out / f"example-{number:02d}_{name}.nii.gz"
-            nib.Nifti1Image(data, affine).to_filename(path)
+        stem = options.out / f"example-{number:02d}"
+        write_example(objective.sample(number, options.step), stem, spacing)
     print(f"{options.count} examples in {options.out}")
     return 0
 

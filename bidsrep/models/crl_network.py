@@ -30,6 +30,8 @@ from bidsrep.bids.acquisition import AcquisitionParameters
 
 Fusion = Literal["ratio", "attention", "pixels"]
 FUSIONS: tuple[Fusion, ...] = ("ratio", "attention", "pixels")
+VECTOR_PER_SECOND = (10.0, 1000.0, 10.0)
+"""What a second of TR, TE and TI counts in the network's parameters."""
 
 
 class Variant(NamedTuple):
@@ -46,7 +48,8 @@ VARIANTS = {"code": Variant(5, 6, "ratio"), "paper": Variant(4, 5, "pixels")}
 def acquisition_vector(parameters: AcquisitionParameters) -> Tensor:
     """``(TR / 100, TE, TI / 100)`` with times in milliseconds, as the released code has them: ``(3,)``."""
     tr, te, ti = parameters.repetition_time, parameters.echo_time, parameters.inversion_time
-    return torch.tensor([10 * tr, 1000 * te, 10 * ti], dtype=torch.float32)
+    times = torch.tensor([tr, te, ti], dtype=torch.float64)
+    return (times * torch.tensor(VECTOR_PER_SECOND)).float()
 
 
 class ResidualBlock(nn.Module):
