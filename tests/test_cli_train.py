@@ -27,6 +27,18 @@ iterations = 2
 shape = [16, 16, 16]
 spacing = 2.0
 """
+SHAPES = """
+model = "cifl"
+name = "shapes"
+[architecture]
+heads = {{}}
+[[stages]]
+iterations = 1
+shape = [32, 1, 32]
+samples = 2
+[generator]
+anatomy_share = {share}
+"""
 
 
 @pytest.fixture
@@ -72,6 +84,24 @@ def test_examples_of_crl_have_all_contrasts_and_their_parameters(tmp_path: Path)
     assert rows[0] == ["slice", "contrast", "RepetitionTime", "EchoTime", "InversionTime"]
     assert len(rows) == 1 + 2 * 3
     assert rows[6] == ["1", "2", "9", "0.12", "2.5"]
+
+
+def test_shapes_alone_need_no_anatomies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "examples"
+    command = ["sample", "cifl", "--config", str(recipe), "--out", str(out), "--count", "1"]
+    recipe.write_text(SHAPES.format(share=0.0))
+    assert main(command) == 0
+    assert nib.load(out / "example-00_first.nii.gz").shape == (32, 1, 32, 2)
+    recipe.write_text(SHAPES.format(share=0.5))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "shapes: it is trained on anatomies" in error
+    assert "--data" in error
+
+
+@pytest.mark.parametrize("model", ["brainmask", "pepsi", "brainid", "seqinv", "crl", "cifl"])
+def test_compact_recipes_need_anatomies(model: str, tmp_path: Path) -> None:
+    assert main(["sample", model, "--out", str(tmp_path / "out")]) == 2
 
 
 def test_recipe_of_another_model_is_refused(maps: Path, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def pretrain(options: argparse.Namespace) -> int:
     from bidsrep.training.run import pretrain as run
 
     recipe = _recipe(options)
-    checkpoint = run(recipe, options.data, options.out, initial=options.initial, runtime=_runtime(options))
+    checkpoint = run(
+        recipe, list(options.data), options.out, initial=options.initial, runtime=_runtime(options)
+    )
     print(f"checkpoint: {checkpoint}")
     return 0
 
@@ -111,7 +113,7 @@ def sample(options: argparse.Namespace) -> int:
     from bidsrep.training.run import build_objective
 
     recipe = _recipe(options)
-    objective = build_objective(recipe, options.data)
+    objective = build_objective(recipe, list(options.data))
     options.out.mkdir(parents=True, exist_ok=True)
     spacing = recipe.stage_at(options.step).spacing
     for number in range(options.count):
@@ -190,7 +192,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, required=True, help="folder to write to")
         if name != "export":
             command.add_argument(
-                "--data", type=Path, nargs="+", required=True, help="prepared anatomies (and lesion shapes)"
+                "--data",
+                type=Path,
+                nargs="+",
+                default=(),
+                help="prepared anatomies (and lesion shapes); only a recipe of random shapes alone needs none",
             )
         _ADD[name](command)
     _add_finetune(commands.add_parser("finetune", help="train on your own labelled scans"))

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from bidsrep.errors import WeightsError
+from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
 from bidsrep.training.anatomies import load_anatomies
@@ -22,6 +22,9 @@ from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
 SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
 """Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
+NO_DATA = (
+    "recipe {}: it is trained on anatomies. Give folders that `bidsrep-train prepare` has made, with --data."
+)
 
 
 def build_network(recipe: Recipe) -> nn.Module:
@@ -35,8 +38,22 @@ def build_network(recipe: Recipe) -> nn.Module:
     return Network(heads, **architecture)
 
 
+def needs_anatomies(recipe: Recipe) -> bool:
+    """Whether a recipe is trained on anatomies: all are but CIFL's features where shapes make every pair."""
+    features = recipe.model == "cifl" and recipe.losses.get("phase", "pretrain") == "pretrain"
+    return not features or float(recipe.generator.get("anatomy_share", 0)) > 0
+
+
 def build_objective(recipe: Recipe, data: list[Path]) -> Objective:
-    """The objective of a recipe's model on the anatomies of the ``data`` folders, without held-out persons."""
+    """The objective of a recipe's model on the anatomies of the ``data`` folders, without held-out persons.
+
+    Raises
+    ------
+    UsageError
+        If there are no folders, and the recipe needs some.
+    """
+    if not data and needs_anatomies(recipe):
+        raise UsageError(NO_DATA.format(recipe.name))
     if recipe.model in SYSTEMS:
         objective: Objective = import_module(SYSTEMS[recipe.model]).build_objective(recipe, data)
         return objective
@@ -67,7 +84,7 @@ def pretrain(
     recipe
         What to train.
     data
-        Prepared anatomy datasets.
+        Prepared anatomy datasets; may be empty where the recipe needs none.
     out
         Folder for checkpoints and logs.
     initial
