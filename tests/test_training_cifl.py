@@ -66,7 +66,7 @@ class TestLoss:
         collapsed = features[:, :1].expand(-1, 4, -1, -1, -1)
         assert alike["loss"] < contrastive_loss(collapsed, collapsed)["loss"]
 
-    @pytest.mark.parametrize("reading", ["channel", "voxel"])
+    @pytest.mark.parametrize("reading", ["channel", "voxel", "correlation"])
     def test_only_the_voxels_of_the_weight_count(self, reading) -> None:
         generator = torch.Generator().manual_seed(0)
         first, second = torch.randn(2, 1, 3, 6, 5, 4, generator=generator)
@@ -74,6 +74,17 @@ class TestLoss:
         weight[:, :, :3] = 1
         inside = contrastive_loss(first[:, :, :3], second[:, :, :3], reading)["loss"]
         torch.testing.assert_close(contrastive_loss(first, second, reading, weight=weight)["loss"], inside)
+
+    def test_nearly_constant_maps_gain_nothing_by_correlation(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        first, second = torch.randn(2, 1, 4, 6, 6, 6, generator=generator)
+        offset = 100 * torch.eye(4)[:1, :, None, None, None]
+        plain, shifted = (contrastive_loss(first + k * offset, second + k * offset) for k in (0, 1))
+        assert shifted["similarity"] > plain["similarity"] + 0.2
+        plain, shifted = (
+            contrastive_loss(first + k * offset, second + k * offset, "correlation") for k in (0, 1)
+        )
+        torch.testing.assert_close(shifted["similarity"], plain["similarity"], atol=1e-3, rtol=0)
 
     def test_unknown_reading(self) -> None:
         with pytest.raises(ValueError, match="normalisation"):

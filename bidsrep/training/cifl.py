@@ -36,12 +36,12 @@ from bidsrep.tasks.tissue import CHANNELS
 from bidsrep.training.recipe import Recipe, Stage
 from bidsrep.training.representation import RepresentationObjective
 
-Normalisation = Literal["channel", "voxel"]
+Normalisation = Literal["channel", "voxel", "correlation"]
 PAINTED_T1W = 200.0  # white matter of a painted T1w, on the 0 to 255 scale that artefacts are drawn for
 
 NO_ANATOMIES = "cifl: {} needs anatomies; name prepared datasets with --data"
 BAD_PHASE = "phase is 'pretrain' or 'heads', not {!r}"
-BAD_NORMALISATION = "normalisation is 'channel' or 'voxel', not {!r}"
+BAD_NORMALISATION = "normalisation is 'channel', 'voxel' or 'correlation', not {!r}"
 
 
 def contrastive_loss(
@@ -79,7 +79,10 @@ def contrastive_loss(
     """
     one, two = first.flatten(2), second.flatten(2)
     counted = torch.ones_like(one[:, :1]) if weight is None else weight.flatten(2).to(one)
-    if normalisation == "channel":
+    if normalisation == "correlation":
+        share = counted / counted.sum(2, keepdim=True).clamp(min=1)
+        one, two = (maps - (maps * share).sum(2, keepdim=True) for maps in (one, two))
+    if normalisation in ("channel", "correlation"):
         one, two = F.normalize(one * counted, dim=2), F.normalize(two * counted, dim=2)
         voxels = torch.ones_like(counted[:, 0, :1])
     elif normalisation == "voxel":
