@@ -8,8 +8,8 @@ from bidsrep.imaging.regions import (
     label_regions,
     regional_means,
     standard_regions,
-    tissue_classes,
 )
+from bidsrep.imaging.tissues import tissue_classes
 
 SHAPE = (12, 10, 8)
 RNG = np.random.default_rng(0)
@@ -17,12 +17,6 @@ T1W = RNG.uniform(0, 1.2, SHAPE)
 MASK = np.zeros(SHAPE, bool)
 MASK[1:11, 1:9, 1:7] = True
 LESION = RNG.random(SHAPE) > 0.8
-
-
-def test_tissue_classes_by_intensity():
-    values = np.array([0.3, 0.7, 1.0, 0.3]).reshape(4, 1, 1)
-    mask = np.array([1, 1, 1, 0], bool).reshape(4, 1, 1)
-    assert tissue_classes(values, mask).ravel().tolist() == [1, 2, 3, 0]
 
 
 def test_standard_regions_partition_the_brain():

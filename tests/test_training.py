@@ -115,15 +115,6 @@ def test_omega_switches_from_a_tenth_to_one() -> None:
     assert [omega(step, 10) for step in (0, 9, 10)] == [0.1, 0.1, 1.0]
 
 
-def test_tissue_means_of_a_known_mixture() -> None:
-    from bidsrep.training.prepare import tissue_means
-
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(m, 30, n) for m, n in ((230, 2000), (600, 9000), (1000, 9000))]
-    means = tissue_means(np.concatenate(parts).clip(0))
-    np.testing.assert_allclose(means, (230, 600, 1000), rtol=0.06)
-
-
 def test_mini_batch_shares_the_anatomy(anatomies: list[Path]) -> None:
     from bidsrep.training.representation import RepresentationObjective
 

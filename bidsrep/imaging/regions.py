@@ -5,20 +5,10 @@ from itertools import product
 
 import numpy as np
 
-# Tissue classes: label, name, and where they end on a T1w scaled to white matter = 1. Class means of
-# k-means on real T1w (14 of ds002748, one MS patient, one stroke patient) are .34-.38 of white matter
-# for CSF and .65-.71 for grey matter; the borders lie half-way.
 TISSUES = {1: "csf", 2: "gm", 3: "wm"}
-CSF_BELOW = 0.5
-WM_FROM = 0.84
+"""Labels of the tissue classes."""
 
 _SIDES = (("left", "right"), ("posterior", "anterior"), ("inferior", "superior"))
-
-
-def tissue_classes(t1w: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Classify a T1w scaled to white matter = 1: (X, Y, Z) uint8, 0 background, 1 CSF, 2 GM, 3 WM."""
-    classes = 1 + (t1w >= CSF_BELOW).astype(np.uint8) + (t1w >= WM_FROM).astype(np.uint8)
-    return np.where(mask, classes, 0).astype(np.uint8)
 
 
 def standard_regions(
@@ -37,7 +27,7 @@ def standard_regions(
     mask : ndarray of bool, (X, Y, Z)
         The brain.
     classes : ndarray, (X, Y, Z), optional
-        Its tissues, numbered as in `TISSUES` (`tissue_classes`).
+        Its tissues, numbered as in `TISSUES` (`bidsrep.imaging.tissues`).
     lesion : ndarray of bool, (X, Y, Z), optional
         The lesions.
     """

@@ -150,7 +150,9 @@ class Represent(SimpleInterface):
         if LESION in predicted:
             limits = self.inputs.lesion_threshold, self.inputs.min_lesion_volume
             lesions = find_lesions(predicted[LESION], voxel_ml, *limits, within=mask).mask
-        regions = standard_regions(mask, _tissue_classes(predicted, mask), lesions)
+        # Contrasts made to order are on the scale of the scan; other synthetic T1w have white matter at 1.
+        own_scale = isdefined(self.inputs.acquisition)
+        regions = standard_regions(mask, _tissue_classes(predicted, mask, own_scale), lesions)
         if stride == 1:
             means, voxels = regional_means(features, regions)
         else:
@@ -164,12 +166,13 @@ class Represent(SimpleInterface):
         return path
 
 
-def _tissue_classes(predicted: dict[str, np.ndarray], mask: np.ndarray) -> np.ndarray | None:
+def _tissue_classes(predicted: dict[str, np.ndarray], mask: np.ndarray, own_scale: bool) -> np.ndarray | None:
     """Classify the brain's voxels by the synthetic T1w, else by the predicted tissues; None without both."""
-    from bidsrep.imaging.regions import tissue_classes
+    from bidsrep.imaging.tissues import BORDERS, own_borders, tissue_classes
 
     if T1W in predicted:
-        return tissue_classes(predicted[T1W], mask)
+        t1w = predicted[T1W]
+        return tissue_classes(t1w, mask, own_borders(t1w, mask) if own_scale else BORDERS)
     return predicted.get(TISSUE)
 
 

@@ -27,10 +27,10 @@ from bidsrep.imaging.conform import conform
 from bidsrep.imaging.grids import Grid, bounding_box, crop, reference_grid
 from bidsrep.imaging.normalise import normalise
 from bidsrep.imaging.resample import coverage, resample, resample_labels, resample_mask
+from bidsrep.imaging.tissues import tissue_means
 from bidsrep.imaging.volume import Volume
 from bidsrep.tasks.segmentation import IGNORED, to_classes
 from bidsrep.training.labelled import SYNTHESIS, Labelled
-from bidsrep.training.prepare import tissue_means
 
 LOGGER = logging.getLogger("bidsrep.training")
 MARGIN_VOXELS = 8  # kept around the brain, as the app does

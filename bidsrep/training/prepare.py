@@ -9,6 +9,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from bidsrep.imaging.tissues import tissue_means
+
 # What a label is made of when only its class matters; other tissues of a table count as extracerebral.
 TISSUE_OF = {
     "background": "background",
@@ -80,32 +82,6 @@ def prepare_t1w(sources: list[Path], out: Path) -> int:
         sidecar = {"TissueMeans": relative, "SkullStripped": True, "Units": "white matter = 1"}
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2))
     return len(sources)
-
-
-def tissue_means(values: np.ndarray, iterations: int = 60) -> np.ndarray:
-    """Means of CSF, grey and white matter of a T1w image's brain intensities ``(N,)``, ascending.
-
-    Expectation maximisation of three Gaussians on a histogram (256 bins): the standard intensity model of
-    tissue segmentation (Wells et al., 1996) without its bias term. Extracted brains hold little CSF, which
-    lets an unbounded mixture split grey matter in two, so its mean stays below 0.4 of white matter's, and
-    grey matter's between 0.5 and 0.85: the range of MPRAGE at 1.5 and 3 T.
-    """
-    top = np.percentile(values, 99.8)
-    counts, edges = np.histogram(values, bins=256, range=(0, top))
-    centres, weights = (edges[:-1] + edges[1:]) / 2, counts / counts.sum()
-    white = np.percentile(values, 85)
-    means = np.array([0.25, 0.65, 1.0]) * white
-    stds, shares = np.full(3, top / 12), np.array([0.15, 0.45, 0.4])
-    for _ in range(iterations):
-        density = shares * np.exp(-0.5 * ((centres[:, None] - means) / stds) ** 2) / stds
-        posterior = density / (density.sum(1, keepdims=True) + 1e-12) * weights[:, None]
-        mass = posterior.sum(0) + 1e-9
-        means = (posterior * centres[:, None]).sum(0) / mass
-        means[0] = np.clip(means[0], 0.1 * means[2], 0.4 * means[2])
-        means[1] = np.clip(means[1], 0.5 * means[2], 0.85 * means[2])
-        spread = (posterior * (centres[:, None] - means) ** 2).sum(0) / mass
-        stds, shares = np.minimum(np.sqrt(spread) + top / 200, top / 8), mass / mass.sum()
-    return means
 
 
 def remove_bias(image: nib.Nifti1Image) -> nib.Nifti1Image:
