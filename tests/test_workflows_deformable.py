@@ -14,6 +14,7 @@ from test_workflows_run import VOXEL_MM, brain
 
 from bidsrep.bids.discovery import find_sessions
 from bidsrep.bids.methods import methods_text
+from bidsrep.bids.names import sidecar_path
 from bidsrep.errors import UsageError
 from bidsrep.imaging.deformable import DisplacementField
 from bidsrep.imaging.resample import resample
@@ -22,6 +23,7 @@ from bidsrep.imaging.transforms import read_itk
 from bidsrep.imaging.volume import Volume
 from bidsrep.settings import Settings
 from bidsrep.workflows.plan import ModelSpec, plan_session
+from bidsrep.workflows.provenance import session_steps
 from bidsrep.workflows.run import run_participants
 
 CIFL = ModelSpec("cifl", {"tissue": "tissue"}, ENTRY | {"Name": "cifl"})
@@ -78,6 +80,20 @@ class TestPlan:
         assert len(to_reference["Sources"]) == 2
         assert to_reference["Model"]["Name"] == "cifl"
         assert "MNI152NLin2009aSym" in to_template["Description"]
+
+    def test_the_record_names_what_the_fields_are_made_of(self, pair):  # noqa: F811
+        plan = plan_of(pair, (PEPSI, CIFL), deformable=BOTH)
+        for scan in plan.scans:
+            sidecar = sidecar_path(scan.files["mask"].path)
+            sidecar.parent.mkdir(parents=True, exist_ok=True)
+            sidecar.write_text("{}")
+        used = {step.name: [path.name for path in step.inputs] for step in session_steps(plan)}
+        reference = ["sub-01_desc-preproc_T1w.nii.gz", "sub-01_desc-brain_mask.nii.gz"]
+        rigid = "sub-01_from-FLAIR_to-T1w_mode-image_xfm.txt"
+        assert used["cifl T1w"] == used["pepsi T1w"] == reference
+        assert used["cifl FLAIR"][2:] == [rigid, reference[0]]
+        assert used["pepsi FLAIR"][2:] == [rigid]
+        assert used["preprocess FLAIR"] == ["sub-01_FLAIR.nii.gz", "sub-01_T1w.nii.gz"]
 
 
 def test_the_methods_text_says_what_was_registered(tmp_path):
