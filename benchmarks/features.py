@@ -17,6 +17,7 @@ MODES = ("plain fp32", "lean fp32", "lean bf16")
 
 
 def main() -> None:
+    """Print time and memory of every width and mode."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", type=int, nargs=3, default=(96, 96, 96), metavar=("X", "Y", "Z"))
     parser.add_argument("--widths", type=int, nargs="+", default=(16, 64), help="f_maps")
@@ -47,6 +48,7 @@ def main() -> None:
 
 
 def run_alone(arguments: argparse.Namespace, width: int, mode: str) -> dict[str, float]:
+    """Measure one width and mode in a process of its own."""
     command = [sys.executable, __file__, "--run", mode, "--widths", str(width)]
     for name in ("shape", "levels", "threads", "repeats"):
         value = getattr(arguments, name)
@@ -56,6 +58,7 @@ def run_alone(arguments: argparse.Namespace, width: int, mode: str) -> dict[str,
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds (``wall``, ``cpu``) of a forward, and the peak memory of this process (``gib``)."""
     import resource
     import time
 

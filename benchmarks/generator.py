@@ -22,6 +22,7 @@ LABELS = 40
 
 
 def main() -> None:
+    """Let the chains take turns, and print the median time of an image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--rounds", type=int, default=3, help="turns each chain takes")

@@ -43,6 +43,7 @@ FINEST_MM = 2.0
 
 
 def main() -> None:
+    """Print how well every method registers every subject and contrast."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prepared", type=Path, help="label maps, as bidsrep-train prepare writes them")
     parser.add_argument("--subjects", nargs="+", default=["sub-seg14"])
@@ -187,6 +188,7 @@ def report(
     displacement: Tensor,
     seconds: float,
 ) -> None:
+    """Print overlap, distance to the true deformation, least Jacobian determinant, and time."""
     distance = (displacement - trial.truth).norm(dim=1, keepdim=True)
     error = float((distance * trial.brain).sum() / trial.brain.sum())
     least = float(jacobian(displacement[0], trial.extent).min())
