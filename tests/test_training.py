@@ -187,6 +187,11 @@ def test_export_writes_weights_that_match_their_card(anatomies: list[Path], tmp_
     assert content["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert content["weights"]["status"] == "self-trained"
     assert content["architecture"]["heads"] == {"image": 1}
+    assert content["training"]["iterations"] == 1
+    assert "stopped" not in content["training"]
+    longer = tiny("brainid", stages=(Stage(5, SHAPE, 2.0),))
+    _, card = export_weights(checkpoint, longer, tmp_path, edition="test", training={})
+    assert tomllib.loads(card.read_text())["training"]["stopped"] == "after 1 of 5 steps"
 
 
 def test_initial_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Muon: orthogonal steps for kernels, AdamW for the rest."""
 
+import copy
+
 import torch
 
 from bidsrep.models.network import Network
@@ -35,3 +37,25 @@ def test_a_step_moves_every_parameter_downhill() -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_a_loaded_state_goes_on_alike() -> None:
+    torch.manual_seed(0)
+    network = Network({"image": 1}, f_maps=8, num_levels=2)
+    image = torch.rand(1, 1, 16, 16, 16)
+
+    def step(network: Network, optimiser: MuonWithAdamW) -> None:
+        optimiser.zero_grad()
+        network(image)["image"].square().mean().backward()
+        optimiser.step()
+
+    optimiser = MuonWithAdamW(network, lr=1e-3)
+    step(network, optimiser)
+    other = Network({"image": 1}, f_maps=8, num_levels=2)
+    other.load_state_dict(network.state_dict())
+    resumed = MuonWithAdamW(other, lr=1e-3)
+    resumed.load_state_dict(copy.deepcopy(optimiser.state_dict()))
+    step(network, optimiser)
+    step(other, resumed)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)

@@ -106,8 +106,11 @@ def test_accumulated_gradients_are_those_of_the_larger_batch(data: Path, tmp_pat
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_steps_are_complete_when_time_is_over_and_the_run_goes_on_alike(data: Path, tmp_path: Path) -> None:
-    recipe = replace(RECIPE, accumulate=2)
+@pytest.mark.parametrize("muon_lr", [0.0, 0.02])
+def test_steps_are_complete_when_time_is_over_and_the_run_goes_on_alike(
+    data: Path, tmp_path: Path, muon_lr: float
+) -> None:
+    recipe = replace(RECIPE, accumulate=2, optimiser=replace(RECIPE.optimiser, muon_lr=muon_lr))
     whole = network_state(pretrain(recipe, [data], tmp_path / "whole", **QUIET))
     pretrain(recipe, [data], tmp_path / "parts", **QUIET, max_minutes=1e-6)
     checkpoint = torch.load(tmp_path / "parts" / "last.ckpt", weights_only=True)

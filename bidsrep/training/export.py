@@ -9,7 +9,7 @@ import torch
 
 from bidsrep.models.weights import card_path, write_weights
 from bidsrep.training.recipe import Recipe
-from bidsrep.training.run import network_state
+from bidsrep.training.run import network_state, steps_taken
 
 LICENSE = "Apache-2.0"
 
@@ -62,7 +62,7 @@ def export_weights(
         "input": inputs or {},
         "training": {
             "recipe": recipe.name,
-            "iterations": recipe.iterations,
+            **_steps(checkpoint, recipe),
             "seed": recipe.seed,
             "held_out": list(recipe.held_out),
             **training,
@@ -71,3 +71,10 @@ def export_weights(
     }
     weights = write_weights(out / f"{recipe.model}.safetensors", state, card)
     return weights, card_path(weights)
+
+
+def _steps(checkpoint: Path, recipe: Recipe) -> dict[str, Any]:
+    """How many steps were taken, and whether the run was stopped before its end."""
+    taken = steps_taken(checkpoint)
+    stopped = {"stopped": f"after {taken} of {recipe.iterations} steps"} if taken < recipe.iterations else {}
+    return {"iterations": taken, **stopped}

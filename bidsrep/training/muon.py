@@ -60,7 +60,8 @@ class MuonWithAdamW(torch.optim.AdamW):
                 continue
             state = self.state[parameter]
             if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(parameter)
+                # AdamW expects a count of steps of every parameter that has a state, when it is loaded.
+                state.update(momentum=torch.zeros_like(parameter), step=torch.zeros(()))
             velocity = state["momentum"].mul_(self.momentum).add_(parameter.grad)
             nesterov = parameter.grad + self.momentum * velocity
             flat = nesterov.reshape(len(nesterov), -1)

@@ -147,3 +147,8 @@ def network_state(checkpoint: Path) -> dict[str, Any]:
         for key, value in content["state_dict"].items()
         if key.startswith(prefix)
     }
+
+
+def steps_taken(checkpoint: Path) -> int:
+    """Optimiser steps that lie behind a training checkpoint."""
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
