@@ -104,6 +104,15 @@ class TestPretraining:
         again = self.objective(share).sample(0, 0)
         torch.testing.assert_close(batch["first"], again["first"], rtol=0, atol=0)
 
+    def test_the_brain_s_outline_is_not_the_same_edge_in_every_image(self) -> None:
+        objective = self.objective(1.0)
+        greys = []
+        for number in range(8):
+            batch = objective.sample(number, 0)
+            outside = batch["weight"] == 0
+            greys += [float(batch[name][outside].unique().max()) for name in ("first", "second")]
+        assert len(set(greys)) > 4
+
     def test_lowers_the_loss_on_shapes_it_has_not_seen(self) -> None:
         torch.manual_seed(0)
         objective, network = self.objective(0.0), build_network(recipe())

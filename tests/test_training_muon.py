@@ -15,7 +15,7 @@ def test_orthogonalised_matrix_has_singular_values_near_one() -> None:
         assert 0.5 < values.min() <= values.max() < 1.4
 
 
-def test_heads_and_norms_are_left_to_adamw() -> None:
+def test_output_layers_and_norms_are_left_to_adamw() -> None:
     network = Network({"image": 1}, f_maps=8, num_levels=2)
     kernels, others = split_parameters(network.named_parameters())
     assert len(kernels) + len(others) == len(list(network.parameters()))

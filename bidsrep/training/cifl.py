@@ -29,7 +29,7 @@ from bidsrep.synth.generator import (
     normalise,
     sample_image,
 )
-from bidsrep.synth.random import coin, integer
+from bidsrep.synth.random import coin, integer, uniform_scalar
 from bidsrep.synth.shapes import ShapesConfig, sample_shape_pair
 from bidsrep.tasks.segmentation import segmentation_loss
 from bidsrep.tasks.tissue import CHANNELS
@@ -38,6 +38,8 @@ from bidsrep.training.representation import RepresentationObjective
 
 Normalisation = Literal["channel", "voxel", "correlation"]
 PAINTED_T1W = 200.0  # white matter of a painted T1w, on the 0 to 255 scale that artefacts are drawn for
+
+BLACK_SHARE = 0.25  # of the images whose surroundings are left black
 
 NO_ANATOMIES = "cifl: {} needs anatomies; name prepared datasets with --data"
 BAD_PHASE = "phase is 'pretrain' or 'heads', not {!r}"
@@ -170,6 +172,7 @@ class PairObjective:
         one, two = (
             sample_image(subject, source, generator, stage.spacing, self.anatomies)[0] for _ in range(2)
         )
+        one, two = (_surrounded(image, subject.brain, generator) for image in (one, two))
         one, two, weight = (_cut(volume, stage.shape) for volume in (one, two, subject.brain.float()))
         return one, two, weight
 
@@ -240,6 +243,16 @@ def tissue_channels(subject: Subject, tissues: tuple[str, ...]) -> Tensor:
     middles = torch.tensor([(csf + gm) / 2, (gm + wm) / 2])
     order = torch.tensor([CHANNELS.index(name) for name in ("csf", "gm", "wm")])
     return torch.where(subject.brain, order[torch.bucketize(subject.t1w.contiguous(), middles)], 0)
+
+
+def _surrounded(image: Tensor, brain: Tensor, generator: torch.Generator) -> Tensor:
+    """The image with a random grey around the brain, or black as it is.
+
+    Were it always black, the brain's outline would be the same edge in every contrast, and its echoes the
+    features that the loss likes best.
+    """
+    grey = 0.0 if coin(generator, BLACK_SHARE) else uniform_scalar(generator, 0, 1.2)
+    return torch.where(brain, image, grey)
 
 
 def _phase(recipe: Recipe) -> str:

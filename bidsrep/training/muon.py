@@ -32,7 +32,7 @@ class MuonWithAdamW(torch.optim.AdamW):
     Parameters
     ----------
     network
-        Module to train: convolution weights of its backbone go to Muon, everything else to AdamW.
+        Module to train: see `split_parameters`.
     lr
         Learning rate of AdamW.
     muon_lr
@@ -75,10 +75,10 @@ class MuonWithAdamW(torch.optim.AdamW):
 def split_parameters(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Tell the backbone's convolution weights from everything else that is trained."""
+    """Tell the weights of 3D convolutions, wider than one voxel, from everything else that is trained."""
     kernels: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in named:
+    for _, parameter in named:
         if parameter.requires_grad:
-            (kernels if parameter.ndim == 5 and name.startswith("backbone.") else others).append(parameter)
+            (kernels if parameter.ndim == 5 and max(parameter.shape[2:]) > 1 else others).append(parameter)
     return kernels, others
