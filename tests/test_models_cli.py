@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,13 @@ def test_status_follows_the_name_or_the_option(checkpoint, models_dir, capsys):
     assert read_card(models_dir / "pepsi-my-net.safetensors")["weights"]["status"] == "self-trained"
     assert main(["add", "pepsi", str(mine), "--id", "b", "--status", "official"]) == 0
     assert read_card(models_dir / "b.safetensors")["weights"]["status"] == "official"
+
+
+def test_a_release_whose_checksum_is_known_is_told_from_its_namesake(test_data, tmp_path, models_dir):
+    mine = tmp_path / "seqinv_encoder.pt"
+    shutil.copy(test_data / "fixtures" / "seqinv_exported_encoder.pth", mine)
+    assert main(["add", "seqinv", str(mine)]) == 0
+    assert read_card(models_dir / "seqinv_encoder.safetensors")["weights"]["status"] == "self-trained"
 
 
 @pytest.mark.parametrize("name", ["../x", ".hidden", "a b", ""])

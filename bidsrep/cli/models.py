@@ -1,6 +1,7 @@
 """``bidsrep-models``: see, check and add the weights of the networks."""
 
 import argparse
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -129,11 +130,11 @@ def show_card(arguments: argparse.Namespace) -> int:
 
 def add_weights(arguments: argparse.Namespace) -> int:
     """Convert checkpoint files; print the id to give to ``--weights``."""
-    from bidsrep.models.library import installed, models_dir, published
+    from bidsrep.models.library import installed, models_dir
 
-    official = {row.file: row.id for row in published() if row.status == "official"}
-    first = arguments.files[0].name
-    weights = arguments.weights or official.get(first) or _default_id(arguments.model, first)
+    first = arguments.files[0]
+    released = _released(arguments.model, first)
+    weights = arguments.weights or released or _default_id(arguments.model, first.name)
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", weights):
         raise UsageError(BAD_ID.format(weights))
     for other in installed(arguments.models_dir):
@@ -143,11 +144,28 @@ def add_weights(arguments: argparse.Namespace) -> int:
             raise UsageError(HAVE_IT.format(weights, other.path))
     from bidsrep.models.checkpoints import convert
 
-    status = arguments.status or ("official" if first in official else "self-trained")
+    status = arguments.status or ("official" if released else "self-trained")
     folder = models_dir(arguments.models_dir)
     path = convert(arguments.model, arguments.files, folder, weights, status)
     print(f"{path}\nUse it with: --weights {arguments.model}={weights}")
     return 0
+
+
+def _released(model: str, file: Path) -> str | None:
+    """Id of the authors' release that a file is: by its name, and by its SHA-256 where that is known."""
+    from bidsrep.models.library import published
+
+    for row in published():
+        if row.status == "official" and (row.model, row.file) == (model, file.name):
+            return row.id if not row.sha256 or _sha256(file) == row.sha256 else None
+    return None
+
+
+def _sha256(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _default_id(model: str, file: str) -> str:
