@@ -59,3 +59,15 @@ def test_a_loaded_state_goes_on_alike() -> None:
     step(other, resumed)
     for one, two in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_output_layers_can_have_a_rate_of_their_own() -> None:
+    network = Network({"image": 1, "seg": 5}, f_maps=8, num_levels=2)
+    optimiser = MuonWithAdamW(network, lr=1e-3, muon_lr=0.02, head_lr=0.03)
+    rates = {id(p): group["lr"] for group in optimiser.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        if name.startswith("head."):
+            assert rates[id(parameter)] == 0.03
+        else:
+            assert rates[id(parameter)] in (1e-3, 0.02)

@@ -85,7 +85,7 @@ class PretrainModule(pl.LightningModule):
         settings = self.recipe.optimiser
         optimiser: torch.optim.Optimizer
         if settings.muon_lr:
-            optimiser = MuonWithAdamW(self.network, settings.lr, settings.muon_lr)
+            optimiser = MuonWithAdamW(self.network, settings.lr, settings.muon_lr, head_lr=settings.head_lr)
         else:
             groups = parameter_groups(self.network, settings)
             optimiser = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)

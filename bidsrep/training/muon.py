@@ -35,15 +35,30 @@ class MuonWithAdamW(torch.optim.AdamW):
         Module to train: see `split_parameters`.
     lr
         Learning rate of AdamW.
+    head_lr
+        Learning rate of AdamW for output layers (``head.*``); 0: ``lr``. In a run of a few hundred steps a weight
+        moves by their number times the rate at most, and new heads have far to go.
     muon_lr
         Learning rate of Muon.
     momentum
         Nesterov momentum of Muon.
     """
 
-    def __init__(self, network: nn.Module, lr: float, muon_lr: float = 0.02, momentum: float = 0.9) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        lr: float,
+        muon_lr: float = 0.02,
+        momentum: float = 0.9,
+        head_lr: float = 0.0,
+    ) -> None:
         kernels, others = split_parameters(network.named_parameters())
-        groups = [{"params": kernels, "lr": muon_lr}, {"params": others, "lr": lr}]
+        heads = {id(value) for name, value in network.named_parameters() if name.startswith("head.")}
+        groups = [
+            {"params": kernels, "lr": muon_lr},
+            {"params": [value for value in others if id(value) not in heads], "lr": lr},
+            {"params": [value for value in others if id(value) in heads], "lr": head_lr or lr},
+        ]
         super().__init__(groups, lr=lr, weight_decay=0.0)
         self.momentum = momentum
 
