@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.sparse as sparse
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
 from bidsrep.reports.crashes import crashes_of
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin
-from bidsrep.workflows.plugins import MultiProcPlugin
+from bidsrep.workflows.plugins import Dependencies, MultiProcPlugin
 
 
 def _kill_self(value: int) -> int:
@@ -91,3 +93,15 @@ def test_a_plugin_file_wins(tmp_path):
     path.write_text("plugin: SLURM\nplugin_args: {max_jobs: 3}\n")
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, use_plugin=path)
     assert make_plugin(settings) == ("SLURM", {"max_jobs": 3})
+
+
+def test_dependencies_are_counted_as_they_are_added_up():
+    generator = np.random.default_rng(0)
+    plain = sparse.lil_matrix((generator.random((40, 40)) < 0.05).astype(float))
+    counted = Dependencies(plain)
+    for job in (3, 17, 3, 39):
+        for matrix in (plain, counted):
+            row = matrix.getrowview(job)  # what Nipype does when a step has ended
+            row[row.nonzero()] = 0
+        assert np.array_equal(counted.sum(axis=0), plain.sum(axis=0))
+    assert np.array_equal(counted.sum(axis=1), plain.sum(axis=1))

@@ -1,8 +1,11 @@
-"""Nipype's process pool, mended: a killed worker ends its own step instead of hanging the run.
+"""Nipype's process pool, mended: a killed worker ends its own step instead of hanging the run, and waiting is cheap.
 
 When the kernel kills a worker (out of memory), `concurrent.futures` breaks every future of the pool.
 Nipype 1.11 reads the result inside the done-callback, where the exception is swallowed, and then waits
 for ever. Here the step is reported as failed and the pool is made anew for the steps that follow.
+
+At every look at the queue, several times a second, Nipype adds up the matrix of the graph's dependencies in a
+way that converts it three times: half a processor for a cohort of twenty scans. `Dependencies` counts instead.
 """
 
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,6 +15,8 @@ from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 from typing import Any
 
+import numpy as np
+import scipy.sparse as sparse
 from nipype.pipeline.plugins import multiproc
 
 PRELOADED = ["nipype.pipeline.plugins.multiproc", "torch"]
@@ -32,11 +37,24 @@ def start_worker(folder: str, level: int) -> None:
         logging.getLogger(f"nipype.{name}").setLevel(level)
 
 
+class Dependencies(sparse.lil_matrix):
+    """Which step (row) another one (column) waits for; sums over rows count the entries."""
+
+    def sum(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+        """As of any matrix; along axis 0 by counting, for all entries are 1."""
+        if axis != 0 or dtype is not None or out is not None:
+            return super().sum(axis, dtype, out)
+        columns = np.fromiter((c for row in self.rows for c in row), dtype=np.int64)
+        return np.asmatrix(np.bincount(columns, minlength=self.shape[1]))
+
+
 class MultiProcPlugin(multiproc.MultiProcPlugin):
     """Run a graph on a pool of processes that survives the death of its workers.
 
     Takes the plugin arguments of Nipype's own ``MultiProc``.
     """
+
+    depidx: Any
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -49,6 +67,10 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
         except BaseException:
             self._stop_workers()
             raise
+
+    def _generate_dependency_list(self, graph: Any) -> None:
+        super()._generate_dependency_list(graph)
+        self.depidx = Dependencies(self.depidx)
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1
