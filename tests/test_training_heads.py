@@ -177,7 +177,7 @@ def test_weights_of_all_heads_say_which_read_the_image(tmp_path: Path) -> None:
 
     tiny = recipe()
     state = {f"network.{key}": value for key, value in build_network(tiny).state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "run.ckpt")
+    torch.save({"global_step": 1, "state_dict": state}, tmp_path / "run.ckpt")
     weights, _ = export_weights(tmp_path / "run.ckpt", tiny, tmp_path, edition="t", training={})
     model = load_model("brainid", weights)
     assert model.card["architecture"]["with_image"] == READ_IMAGE

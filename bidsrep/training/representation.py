@@ -170,7 +170,7 @@ def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> S
     if anatomy.labels is not None and table is not None:
         labels = _brain_labels(anatomy.labels, table.tissues)
         values = tuple(table.values.tolist())
-        inward = inward_field(of_names(table.names)[labels[0].long()])
+        inward = inward_field(of_names(table.names or table.tissues)[labels[0].long()])
         return Source(
             1.0, labels=labels, tissues=table.tissues, names=table.names, values=values, inward=inward
         )
