@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from two_processes import run_two
 
 from bidsrep.bids.acquisition import AcquisitionParameters
 from bidsrep.errors import ImageError, InputError, UsageError
@@ -354,26 +355,18 @@ class Step(torch.nn.Module):
 
 def share_of_two(rank: int, anatomies: Path, folder: Path) -> None:
     """What one of two processes does: a mini-batch of its own, gradients averaged by PyTorch."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     for fusion in FUSIONS:
         step = Step(fusion, anatomies)
         step.objective.recipe = replace(step.recipe, stages=(Stage(4, (16, 16, 1), 1.0, samples=1),))
         wrapped = torch.nn.parallel.DistributedDataParallel(step)
         wrapped(step.objective.sample(3 * 2 + rank, 0)).backward()
         torch.save(step.gradients(), folder / f"{fusion}-{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_gradients_of_one_with_twice_the_batch(
     anatomies: Path, tmp_path: Path
 ) -> None:
-    other = torch.multiprocessing.get_context("spawn").Process(
-        target=share_of_two, args=(1, anatomies, tmp_path)
-    )
-    other.start()
-    share_of_two(0, anatomies, tmp_path)
-    other.join()
+    run_two(share_of_two, tmp_path, anatomies, tmp_path)
     for fusion in FUSIONS:
         step = Step(fusion, anatomies)
         step(step.objective.sample(3, 0)).backward()

@@ -206,7 +206,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(data: Path, tmp_path:
         str(tmp_path / "two"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert main([*options, "--accumulate", "2", "--out", str(tmp_path / "one")]) == 0
     two, one = (network_state(tmp_path / name / "last.ckpt") for name in ("two", "one"))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from two_processes import run_two
 
 from bidsrep.errors import InputError, UsageError, WeightsError
 from bidsrep.models.seqinv_network import SeqInvNetwork
@@ -301,30 +302,22 @@ class Step(torch.nn.Module):
         return ContrastiveObjective(PEOPLE, self.recipe).loss(self.network, batch, 0)["loss"]
 
 
-def share_of_two(rank: int, batch: dict[str, Tensor], folder: Path) -> None:
+def share_of_two(rank: int, halves: list[dict[str, Tensor]], folder: Path) -> None:
     """Loss and gradients of one of two processes that train together, saved."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     step = Step()
     # It must outlive the forward pass: its hooks average the gradients.
     wrapped = torch.nn.parallel.DistributedDataParallel(step)
-    loss = wrapped(batch)
+    loss = wrapped(halves[rank])
     loss.backward()
     found = {name: value.grad for name, value in step.named_parameters()}
     torch.save({"loss": loss.detach(), **found}, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_give_the_gradients_of_one_with_twice_the_batch(tmp_path: Path) -> None:
     names = ("image1", "image2", "target1", "target2")
     batch = {name: torch.randn(4, 1, SIDE, SIDE, SIDE, generator=generator(8)) for name in names}
     halves = [{name: value[part] for name, value in batch.items()} for part in (slice(2), slice(2, 4))]
-    other = torch.multiprocessing.get_context("spawn").Process(
-        target=share_of_two, args=(1, halves[1], tmp_path)
-    )
-    other.start()
-    share_of_two(0, halves[0], tmp_path)
-    other.join()
+    run_two(share_of_two, tmp_path, halves, tmp_path)
     whole = Step()
     loss = whole(batch)
     loss.backward()
