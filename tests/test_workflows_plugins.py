@@ -1,5 +1,6 @@
-"""The process pool: a killed worker ends its step, not the run."""
+"""The plugins: a killed worker ends its step, not the run, and one session is finished before the next."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import scipy.sparse as sparse
 from nipype.interfaces.utility import Function
 from nipype.pipeline import engine as pe
 
+from bidsrep.errors import ImageError
 from bidsrep.reports.crashes import crashes_of
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin
-from bidsrep.workflows.plugins import Dependencies, MultiProcPlugin
+from bidsrep.workflows.plugins import Dependencies, LinearPlugin, MultiProcPlugin
 
 
 def _kill_self(value: int) -> int:
@@ -32,8 +34,8 @@ def _pass(value: int) -> int:
     return value
 
 
-def _run(tmp_path: Path, processes: int = 2, **functions: list) -> Path:
-    """Run chains of one-line nodes on the pool; give the folder of the crash files."""
+def _run(tmp_path: Path, processes: int = 2, in_line: bool = False, **functions: list) -> Path:
+    """Run chains of one-line nodes, of which one fails; give the folder of the crash files."""
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=2)
     crash_dir = tmp_path / "log"
     configure_nipype(settings, crash_dir)
@@ -48,8 +50,9 @@ def _run(tmp_path: Path, processes: int = 2, **functions: list) -> Path:
                 workflow.connect(before, "out", node, "value")
             before = node
     _, arguments = make_plugin(settings)
-    with pytest.raises(RuntimeError):
-        workflow.run(plugin=MultiProcPlugin(plugin_args=arguments | {"n_procs": processes}))
+    plugin = LinearPlugin() if in_line else MultiProcPlugin(plugin_args=arguments | {"n_procs": processes})
+    with pytest.raises((RuntimeError, ImageError)):
+        workflow.run(plugin=plugin)
     return crash_dir
 
 
@@ -73,9 +76,36 @@ def test_a_refusal_is_told_in_its_own_words(tmp_path):
     assert len(list((tmp_path / "work" / "test_wf").glob("good*/result_*.pklz"))) == 2
 
 
-def test_one_process_runs_in_line(tmp_path):
-    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=1)
-    assert make_plugin(settings) == ("Linear", {})
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sessions_are_finished_one_after_another(tmp_path, processes):
+    """The last step of every chain is done before a chain two places further on has begun."""
+    settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=processes)
+    configure_nipype(settings, tmp_path / "log")
+    workflow = pe.Workflow("test_wf", base_dir=str(tmp_path / "work"))
+    for chain in "cab":
+        steps = [pe.Node(Function(["value"], ["out"], function=_pass), name=f"{chain}{i}") for i in range(3)]
+        steps[0].inputs.value = 1
+        workflow.add_nodes([steps[0]])
+        workflow.connect([(a, b, [("out", "value")]) for a, b in pairwise(steps)])
+    started = []
+
+    def follow(node, status):
+        if status == "start":
+            started.append(node.name)
+
+    plugin, arguments = make_plugin(settings, follow)
+    workflow.run(plugin=plugin, plugin_args=arguments)
+    chains = list(dict.fromkeys(name[0] for name in started))
+    assert len(started) == 9
+    assert started.index(f"{chains[0]}2") < started.index(f"{chains[2]}0")
+    if processes == 1:
+        assert started == [f"{chain}{i}" for chain in chains for i in range(3)]
+
+
+def test_in_line_a_failure_costs_its_own_session_alone(tmp_path):
+    _run(tmp_path, processes=1, in_line=True, bad=[_refuse, _pass], good=[_pass, _pass])
+    finished = {p.parent.name for p in (tmp_path / "work" / "test_wf").glob("*/result_*.pklz")}
+    assert finished - {"bad0"} == {"good0", "good1"}
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "plugin_args: {}", "plugin: [", ""])

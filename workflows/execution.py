@@ -100,9 +100,10 @@ def make_plugin(
     if settings.use_plugin:
         name, arguments = _plugin_of_file(settings.use_plugin)
         return name, told | arguments
+    from bidsrep.workflows.plugins import LinearPlugin, MultiProcPlugin
+
     if settings.nprocs == 1 and not isolate:
-        return "Linear", told
-    from bidsrep.workflows.plugins import MultiProcPlugin
+        return LinearPlugin(plugin_args=told), told
 
     arguments = told | {
         "n_procs": 1 if isolate else settings.nprocs,

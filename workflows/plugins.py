@@ -1,4 +1,7 @@
-"""Nipype's process pool, mended: a killed worker ends its own step instead of hanging the run, and waiting is cheap.
+"""Nipype's plugins, mended: sessions are finished one after another, a killed worker hangs nothing, waiting is cheap.
+
+Nipype takes the steps of a graph breadth first: the first session's files would be written when the last one's
+are. Here a step of an earlier session goes before those of later ones, which fill what processors are left.
 
 When the kernel kills a worker (out of memory), `concurrent.futures` breaks every future of the pool.
 Nipype 1.11 reads the result inside the done-callback, where the exception is swallowed, and then waits
@@ -8,6 +11,7 @@ At every look at the queue, several times a second, Nipype adds up the matrix of
 way that converts it three times: half a processor for a cohort of twenty scans. `Dependencies` counts instead.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -17,7 +21,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
-from nipype.pipeline.plugins import multiproc
+from networkx import DiGraph, weakly_connected_components
+from nipype.pipeline.plugins import linear, multiproc
+from nipype.utils.misc import str2bool
+from scipy.sparse.csgraph import connected_components
 
 PRELOADED = ["nipype.pipeline.plugins.multiproc", "torch"]
 """What the fork server imports once for all workers; importing torch starts no thread and no CUDA."""
@@ -48,6 +55,26 @@ class Dependencies(sparse.lil_matrix):
         return np.asmatrix(np.bincount(columns, minlength=self.shape[1]))
 
 
+class LinearPlugin(linear.LinearPlugin):
+    """Run a graph in this process, one connected part (a session) after another."""
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run every part, whatever becomes of the others; raise the first error at the end."""
+        errors = []
+        for nodes in list(weakly_connected_components(graph)):
+            part = DiGraph()
+            part.add_nodes_from((node, graph.nodes[node]) for node in graph if node in nodes)
+            part.add_edges_from(graph.edges(nodes, data=True))
+            try:
+                super().run(part, config, updatehash=updatehash)
+            except Exception as error:
+                if str2bool(config["execution"]["stop_on_first_crash"]):
+                    raise
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
 class MultiProcPlugin(multiproc.MultiProcPlugin):
     """Run a graph on a pool of processes that survives the death of its workers.
 
@@ -55,6 +82,7 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
     """
 
     depidx: Any
+    _part: np.ndarray
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -70,7 +98,12 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
+        _, self._part = connected_components(self.depidx, directed=False)
         self.depidx = Dependencies(self.depidx)
+
+    def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
+        """Steps of earlier parts of the graph (sessions) first, in the order of the graph."""
+        return sorted(jobids, key=lambda job: self._part[job])
 
     def _submit_job(self, node: Any, updatehash: bool = False) -> int:
         self._taskid += 1

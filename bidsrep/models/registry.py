@@ -81,7 +81,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return tuple(number for state in states for number in (state.st_mtime_ns, state.st_size))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # every system and the brain mask: a worker meets them in turn for each session
 def _load(name: str, path: Path, stamp: tuple[int, ...], device: str, precision: str) -> Model:
     from bidsrep.models.device import resolve_device, resolve_precision
 
