@@ -16,6 +16,7 @@ from bidsrep.training.anatomies import Anatomy, LabelTable
 from bidsrep.training.module import parameter_groups
 from bidsrep.training.recipe import Optimiser, Recipe, Stage
 from bidsrep.training.representation import RepresentationObjective, collate, make_source
+from bidsrep.training.run import build_network
 
 TABLE = LabelTable(np.array([0, 2, 3, 4, 24, 41, 42, 43]),
                    ("background", "wm", "gm", "csf", "csf", "wm", "gm", "csf"))  # fmt: skip
@@ -193,3 +194,11 @@ def test_heads_may_learn_at_their_own_rate() -> None:
     assert len(heads["params"]) == 2
     assert heads["lr"] == 1e-2
     assert len(rest["params"]) + 2 == len(list(network.parameters()))
+
+
+def test_an_untrained_super_resolution_hands_the_image_on() -> None:
+    network, image = build_network(recipe()), torch.rand(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        outputs = network(image)
+    assert torch.equal(outputs["superres"], image)
+    assert outputs["bias_field_log"].abs().max() > 0
