@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from bidsrep.synth.deformation import DeformationConfig
+from bidsrep.synth.equations import HEALTHY, TYPICAL_MPRAGE, tissue_signal
 from bidsrep.synth.generator import (
     FLAIR_LESION,
     SIMULATED_FLAIR,
+    SIMULATED_T1W,
     GeneratorConfig,
     Source,
     deform_subject,
@@ -15,6 +17,7 @@ from bidsrep.synth.generator import (
     sample_image,
 )
 from bidsrep.synth.heads import HeadConfig, brain_of, normalise_head, sample_head, signed_distance
+from bidsrep.synth.physics.tissues import tissue_table
 
 TISSUES = ("background", "csf", "gm", "wm", "lesion", "extracerebral")
 SHAPE = (24, 24, 24)
@@ -54,6 +57,27 @@ def test_targets_have_white_matter_at_one(source: Source) -> None:
     assert subject.t1w[centre].mean().item() == pytest.approx(1, abs=0.05)
     assert subject.flair[centre].mean().item() == pytest.approx(SIMULATED_FLAIR[2], abs=0.08)
     assert subject.t1w[~subject.brain].abs().max() == 0
+
+
+def test_real_scans_are_brought_to_one_contrast() -> None:
+    """The target has the levels of an MPRAGE, what is painted from still has its own."""
+    still = GeneratorConfig(deformation=STILL, lesion_probability=0)
+    source = t1w_source()
+    subject = deform_subject(source, torch.Generator().manual_seed(0), SHAPE, 1.0, still, [])
+    assert subject.mixture is not None
+    for own, wanted in zip(source.tissue_means, SIMULATED_T1W, strict=True):
+        there = (subject.mixture - own).abs() < 0.002
+        assert there.sum() > 20
+        assert subject.t1w[there].mean().item() == pytest.approx(wanted, abs=0.01)
+    order = subject.mixture[subject.brain].argsort()
+    assert (subject.t1w[subject.brain][order].diff() >= -1e-5).all()
+
+
+def test_the_target_has_the_levels_of_the_signal_equation() -> None:
+    table = tissue_table(3.0)
+    rows = torch.tensor([[t.pd, t.r1, t.r2, t.r2s - t.r2, t.mt] for t in (table[n] for n in HEALTHY)])
+    signal = tissue_signal(rows, TYPICAL_MPRAGE)
+    assert (signal / signal[2]).tolist() == pytest.approx(SIMULATED_T1W, abs=0.005)
 
 
 def test_lesions_of_a_label_map_darken_t1w_and_brighten_flair() -> None:

@@ -22,8 +22,9 @@ from bidsrep.synth.pathology import encode_pathology, procedural_lesions, smooth
 from bidsrep.synth.random import coin, integer, uniform_scalar
 from bidsrep.synth.ventricles import widen
 
-# Simulated targets, white matter 1: an MPRAGE and a FLAIR at 3 T (CSF, grey, white).
-SIMULATED_T1W = (0.25, 0.64, 1.0)
+# CSF, grey and white matter of the targets. The T1w's are what `TYPICAL_MPRAGE` gives at 3 T; real scans are
+# brought to them, for an output cannot follow every scanner's own contrast, and its users want one.
+SIMULATED_T1W = (0.20, 0.69, 1.0)
 SIMULATED_FLAIR = (0.20, 1.25, 1.0)
 # Lesions in the targets: T1-dark, FLAIR-bright, proportional to the anomaly probability.
 T1W_LESION, FLAIR_LESION = -0.35, 0.75
@@ -260,10 +261,15 @@ def _from_t1w(source: Source, coordinates: Tensor, rim_mm: float) -> Subject:
     inside = (255 - distance) < 0.5
     csf = source.tissue_means[0]
     t1w = torch.where(inside, t1w, torch.full_like(t1w, csf)) * brain
-    knots = torch.tensor([0.0, *source.tissue_means, 1.0 + (1 - source.tissue_means[1])])
+    grey = source.tissue_means[1]
+    knots = torch.tensor([0.0, *source.tissue_means, 2 - grey, 3 - 2 * grey])
     csf_f, gm_f, wm_f = SIMULATED_FLAIR
-    flair = piecewise_linear(t1w, knots, torch.tensor([csf_f, csf_f, gm_f, wm_f, wm_f - 0.05])) * brain
-    return Subject(brain, t1w.clamp(0, 1.6), flair, torch.zeros(t1w.shape), None, t1w, source.tissue_means)
+    flair_levels = torch.tensor([csf_f, csf_f, gm_f, wm_f, wm_f - 0.05, wm_f - 0.05])
+    flair = piecewise_linear(t1w, knots, flair_levels) * brain
+    grey = SIMULATED_T1W[1]
+    t1w_levels = torch.tensor([0.0, *SIMULATED_T1W, 2 - grey, 3 - 2 * grey])
+    target = piecewise_linear(t1w, knots, t1w_levels).clamp(max=1.6)
+    return Subject(brain, target, flair, torch.zeros(t1w.shape), None, t1w, source.tissue_means)
 
 
 def _draw_lesions(

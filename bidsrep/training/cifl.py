@@ -239,10 +239,11 @@ def tissue_channels(subject: Subject, tissues: tuple[str, ...]) -> Tensor:
         kinds = ["wm" if tissue == "lesion" else tissue for tissue in tissues]
         table = torch.tensor([CHANNELS.index(kind) if kind in CHANNELS else 0 for kind in kinds])
         return table[subject.labels.long()]
+    assert subject.mixture is not None
     csf, gm, wm = subject.tissue_means
     middles = torch.tensor([(csf + gm) / 2, (gm + wm) / 2])
     order = torch.tensor([CHANNELS.index(name) for name in ("csf", "gm", "wm")])
-    return torch.where(subject.brain, order[torch.bucketize(subject.t1w.contiguous(), middles)], 0)
+    return torch.where(subject.brain, order[torch.bucketize(subject.mixture, middles)], 0)
 
 
 def _surrounded(image: Tensor, brain: Tensor, generator: torch.Generator) -> Tensor:
