@@ -34,6 +34,22 @@ def test_two_dimensional_networks_keep_slices_apart() -> None:
     torch.testing.assert_close(whole[:, :, :, 2:3], alone)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_what_flat_kernels_give(axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two images, a few slices at a time, and the gradients, too."""
+    monkeypatch.setattr("bidsrep.models.cifl.SLICES_BYTES", 3 * 4 * 8 * 9 * 10)
+    torch.manual_seed(0)
+    backbone = CIFLBackbone(f_maps=8, dimensions=2, slice_axis=axis, dilations=(1, 2, 4))
+    volumes = torch.rand(2, 1, 9, 10, 11)
+    first = backbone.convs[0].weight
+    found = []
+    for way in (backbone._convolved, lambda x: backbone._slicewise(x, axis)):
+        features = way(volumes)
+        found.append((features.detach(), *torch.autograd.grad((features**2).sum(), first)))
+    for flat, slicewise in zip(*found, strict=True):
+        torch.testing.assert_close(slicewise, flat, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("dilations", [(1,) * 8, (1, 2, 4, 1)])
 def test_features_look_as_far_as_they_say(dilations: tuple[int, ...]) -> None:
     torch.manual_seed(0)

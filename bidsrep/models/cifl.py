@@ -25,6 +25,8 @@ from bidsrep.tasks.tissue import TISSUE
 
 UnitNorm = Literal["voxel", "channel"]
 SLOPE = 0.2
+SLICES_BYTES = 8 * 2**20
+"""What a layer's channels of the slices that are computed together may take."""
 PUBLISHED_LAYERS = (1,) * 8
 BAD_NORM = "unit_norm is 'voxel' or 'channel', not {!r}"
 BAD_DIMENSIONS = "dimensions is 2 or 3, not {!r}"
@@ -66,7 +68,7 @@ class CIFLBackbone(nn.Module):
         super().__init__()
         _check(dimensions, slice_axis, unit_norm)
         self.features, self.f_maps, self.unit_norm = features, f_maps, unit_norm
-        flat = slice_axis if dimensions == 2 else None
+        self.flat = flat = slice_axis if dimensions == 2 else None
         widths = [1, *[f_maps] * (len(dilations) - 1), features]
         self.convs = nn.ModuleList(
             _convolution(widths[i], widths[i + 1], dilation, flat) for i, dilation in enumerate(dilations)
@@ -79,11 +81,35 @@ class CIFLBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, features, X, Y, Z)`` of an image ``(B, 1, X, Y, Z)``."""
+        x = self._convolved(x) if self.flat is None else self._slicewise(x, self.flat)
+        return F.normalize(x, dim=1) if self.unit_norm == "voxel" else F.normalize(x, dim=(2, 3, 4))
+
+    def _convolved(self, x: Tensor) -> Tensor:
         *hidden, last = self.convs
         for conv in hidden:
             x = F.leaky_relu_(conv(x), SLOPE)
-        x = last(x)
-        return F.normalize(x, dim=1) if self.unit_norm == "voxel" else F.normalize(x, dim=(2, 3, 4))
+        return last(x)
+
+    def _slicewise(self, volume: Tensor, axis: int) -> Tensor:
+        """The same as two-dimensional convolutions, a few slices at a time.
+
+        Processors have no fast way with kernels of one voxel along an axis of a volume.
+        """
+        slices = volume.movedim(2 + axis, 1).flatten(0, 1)
+        parts = slices.split(max(1, SLICES_BYTES // (4 * self.f_maps * slices[0].numel())))
+        found = torch.cat([self._convolved_slices(part, axis) for part in parts])
+        return found.unflatten(0, (len(volume), -1)).movedim(1, 2 + axis)
+
+    def _convolved_slices(self, x: Tensor, axis: int) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for number, conv in enumerate(self.convs):
+            assert isinstance(conv, nn.Conv3d)
+            reach = max(conv.dilation)
+            x = F.pad(x, [reach] * 4, mode="replicate")
+            x = F.conv2d(x, conv.weight.squeeze(2 + axis), conv.bias, dilation=reach)
+            if number < len(self.convs) - 1:
+                x = F.leaky_relu_(x, SLOPE)
+        return x
 
 
 class FeatureHeads(nn.Module):
