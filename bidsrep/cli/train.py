@@ -55,10 +55,11 @@ def prepare(options: argparse.Namespace) -> int:
         raise InputError(f"{folder}: no {pattern} below it. Give a folder that holds such images.")
     if options.label_maps:
         table = options.labels or folder / "labels.tsv"
-        count = prepare_label_maps(sources, table, options.out)
+        print(f"{prepare_label_maps(sources, table, options.out)} anatomies in {options.out}")
     else:
-        count = prepare_t1w(sources, options.out)
-    print(f"{count} anatomies in {options.out}")
+        count = prepare_t1w(sources, options.out, options.lesions)
+        more = "".join(f", {count[kind]} with {kind}" for kind in ("FLAIR", "lesions") if count[kind])
+        print(f"{count['T1w']} anatomies{more} in {options.out}")
     return 0
 
 
@@ -209,6 +210,9 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
     source.add_argument("--label-maps", type=Path, help="folder of label maps (1 mm NIfTI) with labels.tsv")
     source.add_argument("--t1w", type=Path, help="BIDS folder of brain-extracted T1w scans")
     command.add_argument("--labels", type=Path, help="label table (value, name, tissue)")
+    command.add_argument(
+        "--lesions", type=types.path, help="derivatives with lesion masks on the grids of the T1w scans"
+    )
     command.add_argument("--out", type=Path, required=True, help="dataset to write")
 
 

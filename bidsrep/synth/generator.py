@@ -75,7 +75,8 @@ class Source:
     """An anatomy ready to be sampled: ``(1, X, Y, Z)`` tensors at ``spacing`` mm.
 
     ``labels`` are indices into ``tissues``, ``names`` and ``values``: classes, structures and values of the
-    original label map. ``inward`` is `bidsrep.synth.ventricles.inward_field` of the same extent.
+    original label map. ``inward`` is `bidsrep.synth.ventricles.inward_field` of the same extent. A real
+    ``t1w`` may have a ``flair`` (white matter 1) and a ``lesion`` map, PEPSI's anomaly probability (eq. 1).
     """
 
     spacing: float
@@ -87,6 +88,8 @@ class Source:
     tissue_means: tuple[float, float, float] = SIMULATED_T1W
     values: tuple[int, ...] = ()
     inward: Tensor | None = None
+    flair: Tensor | None = None
+    lesion: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -255,7 +258,10 @@ def _look_up(table: Tensor, labels: Tensor) -> Tensor:
 def _from_t1w(source: Source, coordinates: Tensor, rim_mm: float) -> Subject:
     assert source.t1w is not None
     assert source.rim is not None
-    t1w, distance = warp(torch.cat([source.t1w, source.rim]), coordinates)
+    own = {"t1w": source.t1w, "rim": source.rim, "flair": source.flair, "lesion": source.lesion}
+    there = {name: volume for name, volume in own.items() if volume is not None}
+    warped = dict(zip(there, warp(torch.cat(list(there.values())), coordinates), strict=True))
+    t1w, distance = warped["t1w"], warped["rim"]
     # Beyond the volume the warp gives 0, which would read as "inside": the rim map is stored as 255 - mm.
     brain = (255 - distance) <= max(rim_mm, 0.25)
     inside = (255 - distance) < 0.5
@@ -266,10 +272,15 @@ def _from_t1w(source: Source, coordinates: Tensor, rim_mm: float) -> Subject:
     csf_f, gm_f, wm_f = SIMULATED_FLAIR
     flair_levels = torch.tensor([csf_f, csf_f, gm_f, wm_f, wm_f - 0.05, wm_f - 0.05])
     flair = piecewise_linear(t1w, knots, flair_levels) * brain
+    if "flair" in warped:
+        flair = torch.where(inside, warped["flair"].clamp(0, 2.5), flair)
     grey = SIMULATED_T1W[1]
     t1w_levels = torch.tensor([0.0, *SIMULATED_T1W, 2 - grey, 3 - 2 * grey])
     target = piecewise_linear(t1w, knots, t1w_levels).clamp(max=1.6)
-    return Subject(brain, target, flair, torch.zeros(t1w.shape), None, t1w, source.tissue_means)
+    lesion = warped.get("lesion", torch.zeros(t1w.shape)) * brain
+    # What contrasts are painted from is white matter where the lesion is: it is painted on top (eq. 2).
+    mixture = torch.where(lesion > 0, torch.maximum(t1w, torch.tensor(1.0)), t1w)
+    return Subject(brain, target, flair, lesion, None, mixture, source.tissue_means)
 
 
 def _draw_lesions(

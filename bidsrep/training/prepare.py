@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
+from nibabel.processing import resample_to_output
 
+from bidsrep.errors import ImageError, InputError
 from bidsrep.imaging.tissues import tissue_means
+from bidsrep.synth.pathology import anomaly_probability
+
+ACQUIRED = ("brain", "preproc")
+"""Values of ``desc`` that do not mean a synthetic image."""
 
 # What a label is made of when only its class matters; other tissues of a table count as extracerebral.
 TISSUE_OF = {
@@ -57,31 +65,132 @@ def prepare_label_maps(sources: list[Path], table: Path, out: Path, brain_below:
     return len(sources)
 
 
-def prepare_t1w(sources: list[Path], out: Path) -> int:
-    """Write brain-extracted T1w scans as anatomies: 1 mm RAS, white matter at 1; returns how many.
+def prepare_t1w(sources: list[Path], out: Path, masks: Path | None = None) -> Counter[str]:
+    """Write brain-extracted T1w scans as anatomies: 1 mm RAS, white matter at 1; counts what was written.
 
     The three tissue means (CSF, grey, white) come from a Gaussian mixture of the intensities and make the
     generation labels: an intensity between two means is a linear mixture of the two tissues, which is what
     a partial-volume voxel is.
-    """
-    from nibabel.processing import resample_to_output
 
+    A FLAIR beside the T1w, on the same grid, becomes the FLAIR target, and a lesion mask an anomaly
+    probability (PEPSI, eq. 1), from the FLAIR where there is one, else from the T1w.
+
+    Parameters
+    ----------
+    sources
+        T1w scans; of a session the first that is neither synthetic nor in another scan's space.
+    out
+        Dataset folder to write.
+    masks
+        BIDS derivatives with lesion masks (``*label-lesion*_mask.nii.gz`` or ``*_probseg.nii.gz``), on the
+        grid of the T1w.
+
+    Raises
+    ------
+    ImageError
+        If a lesion mask is not on the grid of its T1w.
+    InputError
+        If every T1w is synthetic or in another scan's space.
+    """
+    chosen = _one_per_session(sources)
+    if not chosen:
+        raise InputError(f"{sources[0]}: neither this nor another T1w is an acquired one on its own grid.")
     _describe(out, "brain-extracted T1w scans")
-    for source in sources:
-        image = nib.as_closest_canonical(nib.load(source))
-        image = resample_to_output(
-            nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine), 1.0, order=1
-        )
-        image = nib.Nifti1Image(np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0), image.affine)
-        data = remove_bias(image).get_fdata(dtype=np.float32)
-        data, affine = crop_to(data, data > 0, image.affine, margin=2)
-        means = tissue_means(data[data > 0])
-        path = _subject_file(out, _name(source), "desc-brain_T1w.nii.gz")
-        nib.Nifti1Image((data / means[2]).astype(np.float32), affine).to_filename(path)
-        relative = [round(float(mean / means[2]), 4) for mean in means]
-        sidecar = {"TissueMeans": relative, "SkullStripped": True, "Units": "white matter = 1"}
-        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2))
-    return len(sources)
+    written: Counter[str] = Counter()
+    for name, source in chosen.items():
+        _prepare_person(name, source, out, masks, written)
+    return written
+
+
+def _prepare_person(name: str, source: Path, out: Path, masks: Path | None, written: Counter[str]) -> None:
+    native = nib.load(source)
+    image = _millimetre(native)
+    image = nib.Nifti1Image(np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0), image.affine)
+    data = remove_bias(image).get_fdata(dtype=np.float32)
+    brain, grid = data > 0, image.affine
+
+    def write(volume: np.ndarray, ending: str) -> Path:
+        volume, affine = crop_to(volume, brain, grid, margin=2)
+        path = _subject_file(out, name, ending)
+        nib.Nifti1Image(volume.astype(np.float32), affine).to_filename(path)
+        return path
+
+    means = tissue_means(data[brain])
+    t1w = data / means[2]
+    path = write(t1w, "desc-brain_T1w.nii.gz")
+    relative = [round(float(mean / means[2]), 4) for mean in means]
+    sidecar = {"TissueMeans": relative, "SkullStripped": True, "Units": "white matter = 1"}
+    path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar, indent=2))
+    written["T1w"] += 1
+
+    flair = None
+    if found := _beside(source, native):
+        flair = remove_bias(_within(_millimetre(nib.load(found)), brain)).get_fdata(dtype=np.float32)
+        flair /= max(float(np.median(flair[np.abs(t1w - 1) < 0.1])), 1e-6)
+        write(flair, "desc-brain_FLAIR.nii.gz")
+        written["FLAIR"] += 1
+    mask_path = _lesion_mask(source, masks) if masks else None
+    if mask_path is not None:
+        mask = nib.load(mask_path)
+        if not _same_grid(mask, native):
+            raise ImageError(
+                str(mask_path), f"is not on the grid of {source.name}", "Resample it to that scan"
+            )
+        lesion = torch.from_numpy(np.asarray(_millimetre(mask).dataobj) >= 0.5)
+        own = torch.from_numpy(t1w if flair is None else flair)
+        probability = anomaly_probability(own, lesion, "T1w" if flair is None else "FLAIR")
+        write(probability.numpy(), "label-lesion_probseg.nii.gz")
+        written["lesions"] += 1
+
+
+def _one_per_session(sources: list[Path]) -> dict[str, Path]:
+    """Name of the anatomy (subject and session label) to its T1w."""
+    chosen: dict[str, Path] = {}
+    for source in sorted(sources, key=lambda path: (len(path.name), path.name)):
+        entities = _entities(source)
+        if entities.get("desc", "brain") not in ACQUIRED or "space" in entities:
+            continue
+        label = entities["sub"] + entities.get("ses", "")
+        chosen.setdefault("".join(char for char in label if char.isalnum()), source)
+    return dict(sorted(chosen.items()))
+
+
+def _entities(path: Path) -> dict[str, str]:
+    return dict(part.split("-", 1) for part in path.name.split("_") if "-" in part)
+
+
+def _beside(source: Path, native: nib.Nifti1Image) -> Path | None:
+    """The acquired FLAIR in the folder of a T1w and on its grid."""
+    for path in sorted(source.parent.glob("*_FLAIR.nii*"), key=lambda path: (len(path.name), path.name)):
+        if _entities(path).get("desc", "brain") in ACQUIRED and _same_grid(nib.load(path), native):
+            return path
+    return None
+
+
+def _lesion_mask(source: Path, masks: Path) -> Path | None:
+    """The lesion mask of a T1w's session below ``masks``."""
+    entities = _entities(source)
+    folder = masks / f"sub-{entities['sub']}"
+    if "ses" in entities:
+        folder = folder / f"ses-{entities['ses']}"
+    found = [path for kind in ("mask", "probseg") for path in folder.glob(f"**/*label-lesion*_{kind}.nii*")]
+    return min(found, key=lambda path: (len(path.name), path.name), default=None)
+
+
+def _same_grid(one: nib.Nifti1Image, other: nib.Nifti1Image) -> bool:
+    return one.shape == other.shape and bool(np.allclose(one.affine, other.affine, atol=1e-3))
+
+
+def _millimetre(image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """RAS, 1 mm, float32."""
+    image = nib.as_closest_canonical(image)
+    image = nib.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine)
+    return resample_to_output(image, 1.0, order=1)
+
+
+def _within(image: nib.Nifti1Image, brain: np.ndarray) -> nib.Nifti1Image:
+    values = np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0) * brain
+    return nib.Nifti1Image(values, image.affine)
 
 
 def remove_bias(image: nib.Nifti1Image) -> nib.Nifti1Image:

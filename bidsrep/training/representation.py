@@ -178,14 +178,16 @@ def make_source(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> S
 
     assert anatomy.t1w is not None
     assert anatomy.tissue_means is not None
-    t1w = F.pad(anatomy.t1w, (8,) * 6)
+    own = {"t1w": anatomy.t1w, "flair": anatomy.flair, "lesion": anatomy.lesion}
+    maps = {name: F.pad(volume, (8,) * 6) for name, volume in own.items() if volume is not None}
+    t1w = maps["t1w"]
     rim = torch.from_numpy(distance_transform_edt((t1w[0] <= 0).numpy()).astype(np.float32))[None]
-    rim = (255 - rim).clamp(0, 255)
+    maps["rim"] = (255 - rim).clamp(0, 255)
     inward = inward_field(of_t1w(t1w[0], sum(anatomy.tissue_means[:2]) / 2))
     factor = round(spacing)
     if factor > 1:
-        t1w, rim = (F.avg_pool3d(volume[None], factor)[0] for volume in (t1w, rim))
-    return Source(float(factor), t1w=t1w, rim=rim, tissue_means=anatomy.tissue_means, inward=inward)
+        maps = {name: F.avg_pool3d(volume[None], factor)[0] for name, volume in maps.items()}
+    return Source(float(factor), tissue_means=anatomy.tissue_means, inward=inward, **maps)
 
 
 def _brain_labels(labels: Tensor, tissues: tuple[str, ...]) -> Tensor:
