@@ -27,7 +27,7 @@ LOGGER = logging.getLogger("bidsrep.training")
 SYNTHESIS = ("T1w", "FLAIR")
 SCANNER_SPACES = (None, "orig", "native", "individual", "scanner")
 LINEAR = (".txt", ".tfm")
-FREESURFER = ("aseg", "aparc")
+FREESURFER = ("aseg", "aparc", "muse", "dlmuse")
 
 NO_FOLDER = "{}: there is no such folder of labels. Give a derivatives dataset with --labels."
 NO_LABEL = (

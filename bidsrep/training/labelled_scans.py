@@ -6,11 +6,13 @@ nearest neighbour. What is made is kept in a folder, to look at and for the next
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from bidsrep.bids.derivatives import find_brain_mask
 from bidsrep.bids.files import write_json
-from bidsrep.bids.scans import Scan
+from bidsrep.bids.scans import Scan, parse_name
 from bidsrep.errors import ImageError, InputError
 from bidsrep.imaging.brainmask import is_stripped, mask_from_distance, mask_from_nonzero
 from bidsrep.imaging.conform import conform
@@ -193,12 +195,33 @@ def _label(pair: Labelled, grid: Grid, matrix: np.ndarray, inside: np.ndarray, t
     if values.any() and not (moved.any() and coverage(label, grid, matrix)[inside].any()):
         raise ImageError(pair.label, OUTSIDE.format(pair.scan.path.name), REMEDY_OUTSIDE)
     if task == "seg":
+        moved = to_freesurfer(pair.label, moved)
         _check_structures(pair.label, moved)
         return moved
     native_ml, kept_ml = values.sum() * label.voxel_ml, (moved * inside).sum() * SPACING_MM**3 / 1000
     if native_ml > 0 and kept_ml < (1 - MUCH_LOST) * native_ml:
         LOGGER.warning(LOST, pair.label, 100 * (1 - kept_ml / native_ml), native_ml, pair.scan.path.name)
     return moved * inside
+
+
+def to_freesurfer(path: Path, labels: np.ndarray) -> np.ndarray:
+    """FreeSurfer's values for a segmentation whose name says MUSE (Doshi et al., 2016); others as they are.
+
+    What has no counterpart, such as the vermis or the basal forebrain, becomes unknown.
+    """
+    parsed = parse_name(path.name)
+    named = (parsed.entities.get(key, "") for key in ("desc", "seg", "label")) if parsed else ()
+    if not any("muse" in name.lower() for name in named):
+        return labels
+    lines = (files("bidsrep") / "data" / "muse.tsv").read_text(encoding="utf-8").splitlines()
+    rows = list(csv.DictReader(lines, delimiter="\t"))
+    table = np.full(max(int(row["index"]) for row in rows) + 1, IGNORED, dtype=labels.dtype)
+    table[0] = 0
+    for row in rows:
+        if row["freesurfer"] != "n/a":
+            table[int(row["index"])] = int(row["freesurfer"])
+    known = (labels > 0) & (labels < len(table))
+    return np.where(known, table[np.where(known, labels, 0).astype(int)], np.where(labels == 0, 0, IGNORED))
 
 
 def _check_structures(path: Path, labels: np.ndarray) -> None:

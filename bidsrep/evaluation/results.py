@@ -1,0 +1,98 @@
+"""Results of a protocol: one tidy table, and a summary to read that shows the worst beside the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from bidsrep.bids.files import write_text
+
+LOWER_IS_BETTER = ("mae", "hd95", "normL2", "false_positive", "volume_error", "loss")
+"""Beginnings of the names of metrics whose worst value is the largest."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement.
+
+    Parameters
+    ----------
+    system
+        Model, or baseline, that was measured.
+    group
+        What results are summarised over apart: a contrast, a structure, a thickness.
+    scan
+        What it was measured on.
+    metric, value, unit
+        The measurement; ``nan`` where it is not defined.
+    seed
+        Of a training or of a random draw, where there is one.
+    """
+
+    system: str
+    group: str
+    scan: str
+    metric: str
+    value: float
+    unit: str = ""
+    seed: int | None = None
+
+
+def write_results(
+    folder: Path, protocol: str, results: Sequence[Result], facts: Mapping[str, str]
+) -> tuple[Path, Path]:
+    """Write ``<protocol>.tsv`` and ``<protocol>.md`` (the summary, and what it was measured with)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table, page = folder / f"{protocol}.tsv", folder / f"{protocol}.md"
+    write_text(table, to_tsv(results))
+    about = "".join(f"- {name}: {value}\n" for name, value in facts.items())
+    write_text(page, f"# {protocol}\n\n{about}\n{to_markdown(results)}")
+    return table, page
+
+
+def to_tsv(results: Iterable[Result]) -> str:
+    """Give one line per measurement; ``n/a`` where there is none."""
+    lines = ["\t".join(field.name for field in fields(Result))]
+    for result in results:
+        lines.append("\t".join(_cell(value) for value in astuple(result)))
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown(results: Sequence[Result]) -> str:
+    """Summarise: a row per group and system, with the number of scans; a column per metric: mean and worst."""
+    units = {result.metric: result.unit for result in results}
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    scans: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        row = result.group, result.system
+        values.setdefault(row, {}).setdefault(result.metric, []).append(result.value)
+        scans.setdefault(row, set()).add(result.scan)
+    titles = [f"{metric} ({unit})" if unit else metric for metric, unit in units.items()]
+    lines = ["| " + " | ".join(["group", "system", "n", *titles]) + " |", "|---" * (3 + len(units)) + "|"]
+    for row, found in values.items():
+        cells = [
+            summarise(found.get(metric, ()), lower_is_better=metric.startswith(LOWER_IS_BETTER))
+            for metric in units
+        ]
+        lines.append("| " + " | ".join([*row, str(len(scans[row])), *cells]) + " |")
+    return (
+        "\n".join(lines) + "\n\nMeans, with the worst scan's value in brackets; n is the number of scans.\n"
+    )
+
+
+def summarise(values: Sequence[float], lower_is_better: bool = False) -> str:
+    """``0.83 [0.75]``: mean and worst of the finite values; the value alone if it is one, empty for none."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if finite.size < 2:
+        return f"{finite[0]:.3g}" if finite.size else ""
+    worst = finite.max() if lower_is_better else finite.min()
+    return f"{finite.mean():.3g} [{worst:.3g}]"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}" if np.isfinite(value) else "n/a"
+    return "n/a" if value in (None, "") else str(value)
