@@ -13,6 +13,7 @@ from bidsrep.settings import Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.participant import init_bidsrep_wf, node_prefixes
 from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
+from bidsrep.workflows.plugins import COMPLETE
 from bidsrep.workflows.progress import Progress
 
 MakeBids = Callable[..., Path]
@@ -181,6 +182,17 @@ def test_lesions_of_one_scan_do_not_wait_for_another(make_bids):
     (lesions,) = graph.ends("FLAIR_wf.pepsi_wf.save_lesion_mask")
     before = {n.fullname for n in nx.ancestors(graph.graph, graph.nodes[lesions])}
     assert not any("T2w_wf" in name for name in before)
+
+
+def test_progress_tells_which_session_is_complete(make_bids):
+    files = [f"sub-01/ses-{s}/anat/sub-01_ses-{s}_T1w.nii.gz" for s in ("a", "b")]
+    graph = Graph(make_bids(files))
+    whole = []
+    progress = Progress(graph.plans, whole.append)
+    progress(graph.nodes["sub_01_wf.ses_b_wf.T1w_wf.preprocess_wf.conform"], "end")
+    assert not whole
+    progress(graph.nodes["sub_01_wf.ses_b_wf.T1w_wf.preprocess_wf.conform"], COMPLETE)
+    assert whole == [graph.plans[1]]
 
 
 def test_progress_names_the_scan_and_the_model(make_bids, caplog):

@@ -12,7 +12,7 @@ from bidsrep.errors import UsageError, WeightsError
 from bidsrep.settings import Settings
 from bidsrep.workflows.jobs import SessionJob, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
-from bidsrep.workflows.plan import ModelSpec
+from bidsrep.workflows.plan import ModelSpec, SessionPlan
 from bidsrep.workflows.plugins import KILLED
 from bidsrep.workflows.run import summary
 
@@ -38,6 +38,7 @@ class Case:
         self.models = RunModels((MODEL,), {}, {})
         self.job = self.new_job()
         self.crashes = 0
+        self.kept: list[SessionPlan] = []
 
     def new_job(self) -> SessionJob:
         (session,) = find_sessions(self.settings)
@@ -70,19 +71,32 @@ def case(make_bids: Callable[..., Path]) -> Case:
 
 def test_a_finished_session_is_recorded(case):
     case.write()
-    assert not case.job.take_stock()
+    assert not case.job.take_stock(case.kept.append)
     assert case.job.ok
+    assert case.kept == [case.job.plan]
     assert case.new_job().plan is None
     assert summary([case.job]) == "1 ok, 1/1 reports"
+
+
+def test_a_session_whose_provenance_cannot_be_written_is_not_done(case):
+    case.write()
+
+    def full(plan: SessionPlan) -> None:
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        case.job.take_stock(full)
+    assert not case.job.done
+    assert case.new_job().plan is not None
 
 
 def test_a_failed_scan_is_left_out_and_tried_again_next_time(case):
     case.write(but="FLAIR")
     case.crash("FLAIR_wf.preprocess_wf.conform")
-    assert case.job.take_stock()
+    assert case.job.take_stock(case.kept.append)
     assert case.planned() == ["T1w"]
     case.write()
-    assert not case.job.take_stock()
+    assert not case.job.take_stock(case.kept.append)
     assert case.job.done
     assert not case.job.ok
     assert "FLAIR, step conform: scan.nii.gz: is empty." in case.job.messages[0]
@@ -92,17 +106,17 @@ def test_a_failed_scan_is_left_out_and_tried_again_next_time(case):
 
 def test_a_failed_reference_hands_over(case):
     case.crash("T1w_wf.preprocess_wf.brain_mask")
-    assert case.job.take_stock()
+    assert case.job.take_stock(case.kept.append)
     assert case.planned() == ["FLAIR"]
 
 
 def test_a_killed_step_gets_a_second_chance_but_no_third(case):
     case.crash("FLAIR_wf.brainid_wf.represent", KILLED)
-    assert case.job.take_stock()
+    assert case.job.take_stock(case.kept.append)
     assert case.planned() == ["T1w", "FLAIR"]
     assert not case.job.messages
     case.crash("FLAIR_wf.brainid_wf.represent", KILLED)
-    assert case.job.take_stock()
+    assert case.job.take_stock(case.kept.append)
     assert case.planned() == ["T1w"]
     assert "memory" in case.job.messages[0]
 
@@ -110,7 +124,7 @@ def test_a_killed_step_gets_a_second_chance_but_no_third(case):
 def test_a_failure_of_the_session_ends_it(case):
     case.write(but="metrics")
     case.crash("brainid_evaluate", "ValueError: no")
-    assert not case.job.take_stock()
+    assert not case.job.take_stock(case.kept.append)
     assert not case.job.done
     assert "session, step brainid_evaluate: no" in case.job.messages[0]
     assert failed_subjects([case.job]).keys() == {"01"}
@@ -118,7 +132,7 @@ def test_a_failure_of_the_session_ends_it(case):
 
 def test_missing_files_without_a_crash_are_told(case):
     case.write(but="preproc_T1w")
-    assert not case.job.take_stock()
+    assert not case.job.take_stock(case.kept.append)
     assert "were not written" in case.job.messages[0]
 
 
@@ -126,7 +140,7 @@ def test_unusable_files_make_the_subject_fail_but_not_its_scans(case):
     (case.settings.bids_dir / "sub-01/anat/sub-01_T2w.nii.gz").touch()
     case.job = case.new_job()
     case.write()
-    case.job.take_stock()
+    case.job.take_stock(case.kept.append)
     assert case.job.done
     assert not case.job.ok
     assert case.new_job().plan is None

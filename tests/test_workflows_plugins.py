@@ -1,5 +1,6 @@
 """The plugins: a killed worker ends its step, not the run, and one session is finished before the next."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bidsrep.errors import ImageError
 from bidsrep.reports.crashes import crashes_of
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin
-from bidsrep.workflows.plugins import Dependencies, LinearPlugin, MultiProcPlugin
+from bidsrep.workflows.plugins import COMPLETE, Dependencies, LinearPlugin, MultiProcPlugin
 
 
 def _kill_self(value: int) -> int:
@@ -34,7 +35,13 @@ def _pass(value: int) -> int:
     return value
 
 
-def _run(tmp_path: Path, processes: int = 2, in_line: bool = False, **functions: list) -> Path:
+def _run(
+    tmp_path: Path,
+    processes: int = 2,
+    in_line: bool = False,
+    heard: Callable | None = None,
+    **functions: list,
+) -> Path:
     """Run chains of one-line nodes, of which one fails; give the folder of the crash files."""
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=2)
     crash_dir = tmp_path / "log"
@@ -49,8 +56,12 @@ def _run(tmp_path: Path, processes: int = 2, in_line: bool = False, **functions:
             if before is not None:
                 workflow.connect(before, "out", node, "value")
             before = node
-    _, arguments = make_plugin(settings)
-    plugin = LinearPlugin() if in_line else MultiProcPlugin(plugin_args=arguments | {"n_procs": processes})
+    _, arguments = make_plugin(settings, heard)
+    plugin = (
+        LinearPlugin({"status_callback": heard})
+        if in_line
+        else MultiProcPlugin(plugin_args=arguments | {"n_procs": processes})
+    )
     with pytest.raises((RuntimeError, ImageError)):
         workflow.run(plugin=plugin)
     return crash_dir
@@ -87,19 +98,30 @@ def test_sessions_are_finished_one_after_another(tmp_path, processes):
         steps[0].inputs.value = 1
         workflow.add_nodes([steps[0]])
         workflow.connect([(a, b, [("out", "value")]) for a, b in pairwise(steps)])
-    started = []
+    started, complete = [], []
 
     def follow(node, status):
         if status == "start":
             started.append(node.name)
+        elif status == COMPLETE:
+            complete.append((node.name[0], [name for name in started if name[0] == node.name[0]]))
 
     plugin, arguments = make_plugin(settings, follow)
     workflow.run(plugin=plugin, plugin_args=arguments)
     chains = list(dict.fromkeys(name[0] for name in started))
     assert len(started) == 9
+    assert sorted(complete) == [(chain, [f"{chain}{i}" for i in range(3)]) for chain in "abc"]
     assert started.index(f"{chains[0]}2") < started.index(f"{chains[2]}0")
     if processes == 1:
         assert started == [f"{chain}{i}" for chain in chains for i in range(3)]
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+def test_a_chain_with_a_failure_is_not_complete(tmp_path, in_line):
+    complete = []
+    _run(tmp_path, in_line=in_line, heard=lambda node, status: complete.append(node.name[:-1])
+         if status == COMPLETE else None, bad=[_pass, _refuse, _pass], good=[_pass, _pass])  # fmt: skip
+    assert complete == ["good"]
 
 
 def test_in_line_a_failure_costs_its_own_session_alone(tmp_path):

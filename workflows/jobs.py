@@ -1,6 +1,6 @@
 """The sessions of a run, what is still to do in each, and what became of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,8 +79,10 @@ class SessionJob:
         """Where this run leaves the session's settings and crash files."""
         return log_dir(self.settings.out_dir, self.session, self.settings.run_uuid)
 
-    def take_stock(self) -> bool:
+    def take_stock(self, keep: Callable[[SessionPlan], None]) -> bool:
         """Look at what a pass of the graph left; tell whether another pass is worthwhile.
+
+        ``keep`` writes the provenance of a plan that is carried out, before the session counts as done.
 
         A failed scan is left out of the next pass, in which the others, whose steps are done and not
         repeated, get to what needs all of them. If it was the reference, another scan takes its place.
@@ -92,6 +94,7 @@ class SessionJob:
         self.crashed = self.crashed or bool(crashes)
         missing = ledger.missing_files(self.plan.paths())
         if not missing and not crashes:
+            keep(self.plan)
             self._finish()
             return False
         if crashes and not self.retried and all(crash.killed for crash in crashes):
@@ -118,13 +121,13 @@ class SessionJob:
 
     def _finish(self) -> None:
         """Record what is done; if scans were lost on the way, the next run tries them again."""
-        self.done = True
         lost = [scan.key for scan in self.failed]
         for spec in self.to_do:
             alone = plan_session(self.session, self.settings, [spec], without=self.failed)
             assert alone is not None
             wanted = ledger.fingerprint(alone, self.settings, spec)
             ledger.record(self.session, spec.name, wanted, alone.paths(), self.settings.out_dir, lost)
+        self.done = True
 
 
 def failed_subjects(jobs: Iterable[SessionJob]) -> dict[str, list[str]]:

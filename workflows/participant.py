@@ -60,12 +60,17 @@ def session_wf_name(plan: SessionPlan) -> str:
     return "session_wf" if label is None else f"ses_{label.replace('+', 'plus')}_wf"
 
 
+def session_prefix(plan: SessionPlan) -> str:
+    """Give the start of the full names of a session's nodes, without the run's."""
+    return f"{subject_wf_name(plan.session.subject)}.{session_wf_name(plan)}."
+
+
 def node_prefixes(plan: SessionPlan) -> Mapping[str, str]:
     """Map the start of the full names of a session's nodes, without the run's, to the scan's key."""
     from bidsrep.workflows.session import scan_wf_name
 
-    place = f"{subject_wf_name(plan.session.subject)}.{session_wf_name(plan)}"
-    return {f"{place}.{scan_wf_name(scan)}.": scan.scan.key for scan in plan.scans}
+    place = session_prefix(plan)
+    return {f"{place}{scan_wf_name(scan)}.": scan.scan.key for scan in plan.scans}
 
 
 def _set_crash_dir(workflow: pe.Workflow, crash_dir: Path) -> None:

@@ -1,7 +1,8 @@
 """Nipype's plugins, mended: sessions are finished one after another, a killed worker hangs nothing, waiting is cheap.
 
 Nipype takes the steps of a graph breadth first: the first session's files would be written when the last one's
-are. Here a step of an earlier session goes before those of later ones, which fill what processors are left.
+are. Here a step of an earlier session goes before those of later ones, which fill what processors are left; and the
+status callback hears ``complete``, with a session's last step, when all of its steps are done.
 
 When the kernel kills a worker (out of memory), `concurrent.futures` breaks every future of the pool.
 Nipype 1.11 reads the result inside the done-callback, where the exception is swallowed, and then waits
@@ -28,6 +29,8 @@ from scipy.sparse.csgraph import connected_components
 
 PRELOADED = ["nipype.pipeline.plugins.multiproc", "torch"]
 """What the fork server imports once for all workers; importing torch starts no thread and no CUDA."""
+
+COMPLETE = "complete"
 
 KILLED = (
     "WorkerKilled: the process that ran this step was killed, most often because memory ran out. "
@@ -71,6 +74,9 @@ class LinearPlugin(linear.LinearPlugin):
                 if str2bool(config["execution"]["stop_on_first_crash"]):
                     raise
                 errors.append(error)
+            else:
+                if self._status_callback:
+                    self._status_callback(next(iter(part)), COMPLETE)
         if errors:
             raise errors[0]
 
@@ -83,6 +89,7 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
 
     depidx: Any
     _part: np.ndarray
+    _left: np.ndarray
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
@@ -99,7 +106,14 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
         _, self._part = connected_components(self.depidx, directed=False)
+        self._left = np.bincount(self._part)
         self.depidx = Dependencies(self.depidx)
+
+    def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
+        super()._task_finished_cb(jobid, cached)
+        self._left[self._part[jobid]] -= 1
+        if not self._left[self._part[jobid]] and self._status_callback:
+            self._status_callback(self.procs[jobid], COMPLETE)
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         """Steps of earlier parts of the graph (sessions) first, in the order of the graph."""

@@ -1,11 +1,12 @@
-"""What a run says while it computes: one line for every scan that is through a network, and for failures."""
+"""What a run says and keeps while it computes: a line for every scan that is through a network, whole sessions."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from bidsrep.workflows.participant import node_prefixes
+from bidsrep.workflows.participant import node_prefixes, session_prefix
 from bidsrep.workflows.plan import SessionPlan
+from bidsrep.workflows.plugins import COMPLETE
 
 LOGGER = logging.getLogger("bidsrep")
 SLOWEST = "represent"
@@ -13,18 +14,36 @@ SLOWEST = "represent"
 
 
 class Progress:
-    """A status callback for Nipype's plugins."""
+    """A status callback for Nipype's plugins.
 
-    def __init__(self, plans: Iterable[SessionPlan]) -> None:
+    Parameters
+    ----------
+    plans
+        What the graph makes.
+    completed
+        Called with a plan when all of its steps are done.
+    """
+
+    def __init__(
+        self, plans: Iterable[SessionPlan], completed: Callable[[SessionPlan], None] | None = None
+    ) -> None:
         self._scans: dict[str, str] = {}
+        self._sessions: dict[str, SessionPlan] = {}
+        self._completed = completed
         self._total = self._done = 0
         for plan in plans:
+            self._sessions[session_prefix(plan)] = plan
             label = plan.session.label.replace("_", " ")
             self._scans |= {prefix: f"{label} {key}" for prefix, key in node_prefixes(plan).items()}
             self._total += sum(len(scan.predictions) for scan in plan.scans)
 
     def __call__(self, node: Any, status: str) -> None:
-        """Take note of a step that starts, ends, or fails; `status` is Nipype's word for it."""
+        """Take note of a step that starts, ends, or fails, or completes its session: the plugin's word for it."""
+        if status == COMPLETE:
+            if self._completed:
+                place = next(place for place in self._sessions if place in node.fullname)
+                self._completed(self._sessions[place])
+            return
         prefix = next((p for p in self._scans if p in node.fullname), None)
         if prefix is None:
             return

@@ -18,7 +18,7 @@ from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin, thread_limits
 from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
-from bidsrep.workflows.plan import describe
+from bidsrep.workflows.plan import SessionPlan, describe
 from bidsrep.workflows.progress import Progress
 
 LOGGER = logging.getLogger("bidsrep")
@@ -71,9 +71,8 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
     with thread_limits(settings):
         while waiting:
             started = _now()
-            error = run_graph(waiting, settings, models, isolate)
-            again = [job for job in waiting if job.take_stock()]
-            _record(waiting, settings, started)
+            error = run_graph(waiting, settings, models, started, isolate)
+            again = [job for job in waiting if not job.done and _take_stock(job, settings, started)]
             if error is not None and not any(job.done or job.crashed for job in waiting):
                 raise error  # not a step that failed, but the run itself
             if error is not None and settings.stop_on_first_crash:
@@ -82,17 +81,34 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
 
 
 def run_graph(
-    jobs: Sequence[SessionJob], settings: Settings, models: RunModels, isolate: bool = False
+    jobs: Sequence[SessionJob],
+    settings: Settings,
+    models: RunModels,
+    started: str,
+    isolate: bool = False,
 ) -> Exception | None:
-    """Build and run one graph for several sessions; give the error Nipype ends with, if any."""
+    """Build and run one graph for several sessions; give the error Nipype ends with, if any.
+
+    A session is recorded as soon as it is complete: what interrupts a long run costs no more than those at hand.
+    """
     configure_nipype(settings, settings.out_dir / "logs")  # before the graph: it copies the configuration
     from bidsrep.workflows.participant import init_bidsrep_wf
 
     plans = [job.plan for job in jobs if job.plan is not None]
+    job_of = {id(job.plan): job for job in jobs}
+
+    def completed(plan: SessionPlan) -> None:
+        try:
+            _take_stock(job_of[id(plan)], settings, started)
+        except OSError as error:  # a full disk, say: it is tried again when the graph has ended
+            LOGGER.warning("%s: not recorded yet (%s).", job_of[id(plan)].label, error)
+
     workflow = init_bidsrep_wf(plans, settings, models)
     if settings.write_graph:
         draw_graph(workflow, settings)
-    plugin, arguments = make_plugin(settings, Progress(plans), gpus=int(models.use_gpu), isolate=isolate)
+    plugin, arguments = make_plugin(
+        settings, Progress(plans, completed), gpus=int(models.use_gpu), isolate=isolate
+    )
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)
     except Exception as error:  # noqa: BLE001 - the crash files tell which step failed and why
@@ -186,14 +202,17 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     return notes
 
 
-def _record(jobs: Iterable[SessionJob], settings: Settings, started: str) -> None:
-    """Write the provenance of the sessions that are done."""
+def _take_stock(job: SessionJob, settings: Settings, started: str) -> bool:
+    """Look at what became of a session; if it is done, record how; tell whether another pass is worthwhile."""
     from bidsrep.workflows.provenance import session_steps
 
-    for job in jobs:
-        if job.done and job.plan is not None:
-            write_provenance(settings, job.session, session_steps(job.plan), started=started, ended=_now())
-            LOGGER.info("%s: done.", job.label)
+    def keep(plan: SessionPlan) -> None:
+        write_provenance(settings, job.session, session_steps(plan), started=started, ended=_now())
+
+    again = job.take_stock(keep)
+    if job.done:
+        LOGGER.info("%s: done.", job.label)
+    return again
 
 
 def _now() -> str:
