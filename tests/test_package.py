@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import doctest
 import importlib
 import subprocess
 import sys
@@ -126,3 +127,21 @@ def test_constraints_cover_what_is_required() -> None:
 def test_unknown_attributes_are_refused() -> None:
     with pytest.raises(AttributeError, match="no_such_thing"):
         bidsrep.no_such_thing  # noqa: B018
+
+
+def modules_with_examples() -> list[str]:
+    """Modules whose docstrings hold a ``>>>``."""
+    found = []
+    for root, package in ((ROOT / "bidsrep", "bidsrep"), (ROOT / "workflows", "bidsrep.workflows")):
+        for path in sorted(root.rglob("*.py")):
+            if ">>> " in path.read_text(encoding="utf-8"):
+                parts = path.relative_to(root).with_suffix("").parts
+                found.append(".".join([package, *parts]).removesuffix(".__init__"))
+    return found
+
+
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_examples_in_docstrings_are_true(name: str) -> None:
+    failed, tried = doctest.testmod(importlib.import_module(name))
+    assert tried
+    assert not failed
