@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bidsrep.models.cifl import CIFL
+from bidsrep.models.crl import CRL
 from bidsrep.models.network import Network
 from bidsrep.models.weights import write_weights
 
@@ -54,3 +55,16 @@ def write_random_cifl(folder: Path, seed: int = 0) -> Path:
     }
     torch.manual_seed(seed)
     return write_weights(folder / "cifl.safetensors", CIFL.build(architecture).state_dict(), card)
+
+
+def write_random_crl(folder: Path, seed: int = 0, **training: Any) -> Path:
+    """Write ``crl.safetensors`` and its card: 8 features, one residual block."""
+    architecture = {"f_maps": 8, "num_resblocks": 1, "positive": True, "guard": 0.01, "heads": {"image": 1}}
+    card = {
+        "weights": {"id": "random-crl", "model": "crl", "status": "random", "license": "CC0-1.0"},
+        "architecture": architecture,
+        "input": {"resolution_mm": 1.0},
+        "training": training,
+    }
+    torch.manual_seed(seed)
+    return write_weights(folder / "crl.safetensors", CRL.build(architecture).state_dict(), card)

@@ -110,6 +110,21 @@ class TestStructuralSimilarity:
         # Of the mask's planes 0 to 6 along z, 5 and 6 have whole windows: planes 0 and 1 of the map.
         assert ssim(NOISY, IMAGE, HALF, data_range=1) == pytest.approx(inner[:, :, :2].mean(), abs=1e-5)
 
+    def test_slices_have_two_dimensional_windows(self) -> None:
+        import torch
+        from monai.metrics.regression import compute_ssim_and_cs
+
+        pair = (torch.from_numpy(x[..., 0])[None, None] for x in (NOISY, IMAGE))
+        expected, _ = compute_ssim_and_cs(
+            *pair, spatial_dims=2, kernel_size=(11,) * 2, kernel_sigma=(1.5,) * 2
+        )
+        assert ssim(NOISY[..., 0], IMAGE[..., 0], data_range=1) == pytest.approx(
+            float(expected.mean()), abs=1e-5
+        )
+        assert psnr(NOISY[..., 0], IMAGE[..., 0], peak=1) == psnr(NOISY[..., :1], IMAGE[..., :1], peak=1)
+        with pytest.raises(ValueError, match=message(_checks.NOT_ONE_GRID)):
+            ms_ssim(NOISY[..., 0], IMAGE[..., 0], data_range=1)
+
     def test_three_scales_are_monais(self) -> None:
         import torch
         from monai.metrics.regression import compute_ms_ssim

@@ -11,12 +11,13 @@ import torch
 from random_weights import write_random_weights
 from torch import Tensor
 
-from bidsrep.cli.train import EVALUATIONS, main
+from bidsrep.cli.evaluate import SCANS
+from bidsrep.cli.train import main
 from bidsrep.evaluation.results import Result, summarise, to_markdown, to_tsv
 from bidsrep.tasks.segmentation import LABELS
-from bidsrep.training import scans as protocols
 from bidsrep.training.labelled_scans import to_freesurfer
-from bidsrep.training.scans import PROTOCOLS, Scans
+from bidsrep.training.protocols import scans as protocols
+from bidsrep.training.protocols.scans import PROTOCOLS, Scans
 
 SIDE = 40
 LESION = (slice(18, 23), slice(15, 19), slice(18, 22))
@@ -225,7 +226,7 @@ def test_the_command_writes_a_table_and_a_page(
 
 
 def test_the_command_knows_every_protocol() -> None:
-    assert tuple(PROTOCOLS) == EVALUATIONS
+    assert tuple(PROTOCOLS) == tuple(SCANS)
 
 
 def test_the_worst_stands_beside_the_mean() -> None:

@@ -12,8 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bidsrep import __version__
-from bidsrep.cli import types
+from bidsrep.cli import evaluate, types
 from bidsrep.errors import InputError, UsageError
 from bidsrep.settings import MODALITIES
 
@@ -24,15 +23,6 @@ if TYPE_CHECKING:
 FINETUNED = ("pepsi", "brainid")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TASKS = ("lesion", "seg", "T1w", "FLAIR")
-EVALUATIONS = (
-    "scans-synthesis",
-    "scans-lesion",
-    "scans-segmentation",
-    "scans-superresolution",
-    "scans-bias",
-    "scans-identity",
-)
-EVALUATED = ("pepsi", "brainid", "seqinv", "cifl")
 TRAINABLE = ("brainmask", "pepsi", "brainid", "seqinv", "crl", "cifl")
 
 
@@ -115,35 +105,6 @@ def finetune(options: argparse.Namespace) -> int:
     print(
         f"{weights}\n{card}\nUse them with: bidsrep ... --model {options.model} --weights {options.model}={weights}"
     )
-    return 0
-
-
-def evaluate(options: argparse.Namespace) -> int:
-    """Measure weights on acquired scans; write a table and a summary, and print the summary."""
-    from bidsrep.evaluation.results import to_markdown, write_results
-    from bidsrep.models.registry import load_model
-    from bidsrep.training.scans import PROTOCOLS, Scans
-
-    weights = options.weights or {}
-    if unknown := set(weights) - set(options.model):
-        raise UsageError(f"--weights: {', '.join(sorted(unknown))} is not one of --model")
-    models = {name: load_model(name, weights.get(name), options.device) for name in options.model}
-    scans = Scans(
-        options.bids,
-        options.out / "prepared",
-        options.labels,
-        options.label,
-        tuple(options.participant_label),
-        options.device,
-        tuple(options.modalities),
-    )
-    results = list(PROTOCOLS[options.protocol](scans, models))
-    cards = {name: model.card["weights"] for name, model in models.items()}
-    facts = {"scans": options.bids.name, "bidsrep": __version__}
-    facts |= {name: f"{card['id']} ({card['sha256'][:12]})" for name, card in cards.items()}
-    table, page = write_results(options.out, options.protocol, results, facts)
-    print(to_markdown(results))
-    print(f"{table}\n{page}")
     return 0
 
 
@@ -240,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         _ADD[name](command)
     _add_finetune(commands.add_parser("finetune", help="train on your own labelled scans"))
-    _add_evaluate(commands.add_parser("evaluate", help="measure weights on acquired scans"))
+    evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights"))
     return parser
 
 
@@ -294,32 +255,6 @@ def _add_finetune(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, help="replaces the recipe's seed")
     _add_runtime(command)
-
-
-def _add_evaluate(command: argparse.ArgumentParser) -> None:
-    command.set_defaults(run=evaluate)
-    command.add_argument("protocol", choices=EVALUATIONS, help="what is measured")
-    command.add_argument("--bids", type=types.path, required=True, help="BIDS dataset of the scans")
-    command.add_argument("--labels", type=types.path, help="derivatives dataset of the labels")
-    command.add_argument("--label", default="", help="label or desc entity of the labels")
-    command.add_argument(
-        "--model", nargs="+", choices=EVALUATED, default=("pepsi", "brainid"), help="what is measured"
-    )
-    command.add_argument(
-        "--weights",
-        nargs="+",
-        action=types.NamedTexts,
-        metavar="NAME=FILE_OR_ID",
-        help="other weights than the bundled ones",
-    )
-    command.add_argument("--out", type=types.path, required=True, help="folder to write to")
-    command.add_argument(
-        "--participant-label", nargs="+", type=types.subject, default=(), help="only these subjects"
-    )
-    command.add_argument(
-        "--modalities", nargs="+", type=types.alphanumeric, default=MODALITIES, help="only these contrasts"
-    )
-    command.add_argument("--device", type=types.device, default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_runtime(command: argparse.ArgumentParser) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 
 from bidsrep.bids.files import write_text
 
-LOWER_IS_BETTER = ("mae", "hd95", "normL2", "false_positive", "volume_error", "loss")
+LOWER_IS_BETTER = ("mae", "l1", "hd95", "normL2", "false_positive", "volume_error", "loss")
 """Beginnings of the names of metrics whose worst value is the largest."""
+PAPER = "paper"
+"""The system that a paper's own figures are shown as."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,21 @@ class Result:
 
 
 def write_results(
-    folder: Path, protocol: str, results: Sequence[Result], facts: Mapping[str, str]
+    folder: Path,
+    protocol: str,
+    results: Sequence[Result],
+    facts: Mapping[str, str],
+    published: Mapping[tuple[str, str], float] | None = None,
 ) -> tuple[Path, Path]:
-    """Write ``<protocol>.tsv`` and ``<protocol>.md`` (the summary, and what it was measured with)."""
+    """Write ``<protocol>.tsv`` and ``<protocol>.md`` (the summary, and what it was measured with).
+
+    ``published`` has the paper's figures by group and metric; the summary shows them under ours.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / f"{protocol}.tsv", folder / f"{protocol}.md"
     write_text(table, to_tsv(results))
     about = "".join(f"- {name}: {value}\n" for name, value in facts.items())
-    write_text(page, f"# {protocol}\n\n{about}\n{to_markdown(results)}")
+    write_text(page, f"# {protocol}\n\n{about}\n{to_markdown(results, published)}")
     return table, page
 
 
@@ -61,26 +70,35 @@ def to_tsv(results: Iterable[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(results: Sequence[Result]) -> str:
-    """Summarise: a row per group and system, with the number of scans; a column per metric: mean and worst."""
+def to_markdown(results: Sequence[Result], published: Mapping[tuple[str, str], float] | None = None) -> str:
+    """Summarise: a row per group and system, with the number of scans; a column per metric: mean and worst.
+
+    A group whose metrics have ``published`` figures gets a row of them.
+    """
     units = {result.metric: result.unit for result in results}
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    scans: dict[tuple[str, str], set[str]] = {}
+    groups: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        row = result.group, result.system
-        values.setdefault(row, {}).setdefault(result.metric, []).append(result.value)
-        scans.setdefault(row, set()).add(result.scan)
+        groups.setdefault(result.group, {}).setdefault(result.system, []).append(result)
     titles = [f"{metric} ({unit})" if unit else metric for metric, unit in units.items()]
-    lines = ["| " + " | ".join(["group", "system", "n", *titles]) + " |", "|---" * (3 + len(units)) + "|"]
-    for row, found in values.items():
-        cells = [
-            summarise(found.get(metric, ()), lower_is_better=metric.startswith(LOWER_IS_BETTER))
-            for metric in units
-        ]
-        lines.append("| " + " | ".join([*row, str(len(scans[row])), *cells]) + " |")
+    rows = [["group", "system", "n", *titles]]
+    for group, systems in groups.items():
+        rows += [_row(group, system, found, tuple(units)) for system, found in systems.items()]
+        printed = [f"{of:.3g}" if (of := (published or {}).get((group, m))) else "" for m in units]
+        if any(printed):
+            rows.append([group, PAPER, "", *printed])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
     return (
         "\n".join(lines) + "\n\nMeans, with the worst scan's value in brackets; n is the number of scans.\n"
     )
+
+
+def _row(group: str, system: str, results: Sequence[Result], metrics: Sequence[str]) -> list[str]:
+    values: dict[str, list[float]] = {metric: [] for metric in metrics}
+    for result in results:
+        values[result.metric].append(result.value)
+    cells = [summarise(of, lower_is_better=name.startswith(LOWER_IS_BETTER)) for name, of in values.items()]
+    return [group, system, str(len({result.scan for result in results})), *cells]
 
 
 def summarise(values: Sequence[float], lower_is_better: bool = False) -> str:

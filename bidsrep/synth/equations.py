@@ -16,7 +16,7 @@ from bidsrep.synth.contrast import Contrast
 from bidsrep.synth.physics.distributions import sample_parameters
 from bidsrep.synth.physics.maps import TissueMaps
 from bidsrep.synth.physics.painting import draw_tissues
-from bidsrep.synth.physics.sequences import FLAIR, Sequence, simulate
+from bidsrep.synth.physics.sequences import FLAIR, FSE, Sequence, simulate
 from bidsrep.synth.physics.tissues import BRAIN, FIELD_STRENGTHS, brain_structures, tissue_table
 from bidsrep.synth.physics.trains import MPRAGE
 from bidsrep.synth.random import integer, uniform, uniform_scalar
@@ -28,6 +28,9 @@ SEQUENCES = ("fse", "fse", "fse", "flair", "flair", "flair", "mprage", "mp2rage"
 # The targets' protocols: a 3 T MPRAGE and a 3 T FLAIR with nulled fluid.
 TYPICAL_MPRAGE = MPRAGE(tr=2.3, ti=0.9, tx=0.0065, te=0.003, fa=9, n=176, eff=0.96)
 TYPICAL_FLAIR = FLAIR(te=0.09, tr=9.0, ti=2.5, magnitude=True)
+TYPICAL_T2W = FSE(te=0.1, tr=5.0)
+TOP = 200.0
+"""Of a typical contrast, the brightest of fluid, grey and white matter on the generator's 0 to 250 scale."""
 
 
 def equation_contrast(
@@ -76,12 +79,33 @@ def typical_levels(
 
     Structures between two of the three keep their place between them.
     """
+    signal = _typical_signal(TYPICAL_MPRAGE if kind == "T1w" else TYPICAL_FLAIR, tissues, names)
+    known = sorted(zip(signal[:3].tolist(), levels, strict=True))
+    return tuple(_between(float(value), known) for value in signal[3:])
+
+
+def typical_contrast(
+    sequence: Sequence, tissues: tuple[str, ...] = (), names: tuple[str, ...] = ()
+) -> Contrast:
+    """What a sequence shows of a typical brain at 3 T: nothing drawn, and no spread within tissues.
+
+    ``tissues`` and ``names`` as in `equation_contrast`; labels outside the brain are black.
+    """
+    signal = _typical_signal(sequence, tissues, names)
+    signal = signal * (TOP / signal[:3].max().clamp(min=1e-6))
+    csf, gm, wm = signal[:3].tolist()
+    inside = torch.tensor([tissue in BRAIN for tissue in tissues], dtype=torch.bool)
+    means, stds = torch.where(inside, signal[3:], 0.0), torch.zeros(len(tissues))
+    of_labels = (means, stds) if tissues else (None, None)
+    return Contrast("equation", (csf, gm, wm), (0.0, 0.0, 0.0), *of_labels)
+
+
+def _typical_signal(sequence: Sequence, tissues: tuple[str, ...], names: tuple[str, ...]) -> Tensor:
+    """Magnitude signal ``(3 + K,)`` of fluid, grey and white matter, and of every label, at 3 T."""
     table = tissue_table(3.0)
     wanted = [table[name] for name in HEALTHY + brain_structures(tissues, names)]
     rows = torch.tensor([[t.pd, t.r1, t.r2, t.r2s - t.r2, t.mt] for t in wanted])
-    signal = tissue_signal(rows, TYPICAL_MPRAGE if kind == "T1w" else TYPICAL_FLAIR)
-    known = sorted(zip(signal[:3].tolist(), levels, strict=True))
-    return tuple(_between(float(value), known) for value in signal[3:])
+    return tissue_signal(rows, sequence)
 
 
 def _between(value: float, known: list[tuple[float, float]]) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,18 +64,22 @@ def read_label_table(path: Path) -> LabelTable:
     return LabelTable(values, tissues, names)
 
 
-def load_anatomies(folder: Path, kind: str = "any") -> tuple[list[Anatomy], LabelTable | None]:
-    """Load every subject of a prepared dataset; ``kind`` is ``labels``, ``t1w`` or ``any``.
+def load_anatomies(
+    folder: Path, kind: str = "any", persons: Collection[str] | None = None
+) -> tuple[list[Anatomy], LabelTable | None]:
+    """Load every subject of a prepared dataset, or only ``persons``; ``kind`` is ``labels``, ``t1w`` or ``any``.
 
     Raises
     ------
     FileNotFoundError
-        If the folder holds no anatomy of that kind.
+        If the folder holds no such anatomy.
     """
     table_path = folder / "dseg.tsv"
     table = read_label_table(table_path) if table_path.exists() else None
     anatomies = []
     for subject in sorted(folder.glob("sub-*")):
+        if persons is not None and subject.name not in persons:
+            continue
         stem = subject / "anat" / subject.name
         if kind in ("labels", "any") and (path := Path(f"{stem}_dseg.nii.gz")).exists() and table:
             labels = torch.from_numpy(table.index(_read(path).astype(np.int64)))[None]

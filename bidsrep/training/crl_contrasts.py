@@ -34,12 +34,14 @@ class ContrastConfig:
     Parameters
     ----------
     published_only
-        The paper's seven, at their exact parameters; ``count`` and the rest are not used.
+        The paper's seven (or ``published``), at their exact parameters; ``count`` and the rest are not used.
     count
         Contrasts per example.
     published_share
         Share of the draws that are one of the seven, each parameter moved by up to ``jitter``. The others are
         ``sequences`` as scanners are set (``clinical`` of `bidsrep.synth.physics`).
+    published
+        Which of the paper's sequences, by their number.
     """
 
     published_only: bool = False
@@ -47,17 +49,18 @@ class ContrastConfig:
     published_share: float = 0.5
     jitter: float = 0.1
     sequences: tuple[str, ...] = ("fse", "flair", "mprage", "spgr")
+    published: tuple[int, ...] = TRAINED
 
     @property
     def number(self) -> int:
         """Contrasts of an example."""
-        return len(TRAINED) if self.published_only else self.count
+        return len(self.published) if self.published_only else self.count
 
 
 def draw_sequences(generator: torch.Generator, config: ContrastConfig) -> list[Sequence]:
     """The sequences of one example."""
     if config.published_only:
-        return [sequence_of(PUBLISHED[number]) for number in TRAINED]
+        return [sequence_of(PUBLISHED[number]) for number in config.published]
     return [_draw(generator, config) for _ in range(config.count)]
 
 
@@ -65,7 +68,7 @@ def _draw(generator: torch.Generator, config: ContrastConfig) -> Sequence:
     if not coin(generator, config.published_share):
         name = config.sequences[integer(generator, 0, len(config.sequences))]
         return sample_parameters(generator, name, "clinical")
-    centre = PUBLISHED[TRAINED[integer(generator, 0, len(TRAINED))]]
+    centre = PUBLISHED[config.published[integer(generator, 0, len(config.published))]]
     factors = [uniform_scalar(generator, 1 - config.jitter, 1 + config.jitter) for _ in range(3)]
     values = [factor * value for factor, value in zip(factors, dataclasses.astuple(centre), strict=True)]
     return sequence_of(AcquisitionParameters(*values))

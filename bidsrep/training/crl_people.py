@@ -40,18 +40,18 @@ def has_anatomies(folder: Path) -> bool:
 def simulated_people(folder: Path, held_out: Collection[str] = ()) -> list[SimulatedPerson]:
     """Everybody of a folder of prepared anatomies, to simulate contrasts of."""
     anatomies, table = load_anatomies(folder)
-    tissues = brain_structures(table.tissues, table.names) if table else ()
-    return [_simulated(anatomy, table, tissues) for anatomy in anatomies if anatomy.name not in held_out]
+    return [simulated_person(anatomy, table) for anatomy in anatomies if anatomy.name not in held_out]
 
 
-def _simulated(anatomy: Anatomy, table: LabelTable | None, tissues: tuple[str, ...]) -> SimulatedPerson:
+def simulated_person(anatomy: Anatomy, table: LabelTable | None) -> SimulatedPerson:
+    """One prepared anatomy, to simulate contrasts of; ``table`` explains its label map."""
     if anatomy.labels is not None:
         assert table is not None
         brain, labels = table.of_tissue("csf", "gm", "wm", "lesion"), anatomy.labels[0]
         inside = brain_of(labels, brain, table.of_tissue("gm", "wm"))
         inside &= brain[labels.long()]  # that mask is a voxel wider: skull would come with it
         labels = torch.where(inside, labels, 0)[bounding_box(inside.numpy())]
-        return SimulatedPerson(labels[None].float(), tissues)
+        return SimulatedPerson(labels[None].float(), brain_structures(table.tissues, table.names))
     assert anatomy.t1w is not None
     assert anatomy.tissue_means is not None
     return SimulatedPerson(anatomy.t1w, tissue_means=anatomy.tissue_means)

@@ -2,7 +2,7 @@
 
 Images are (X, Y, Z) on one grid and one scale: no function here rescales (`compare_synthesis` does). Masks are
 (X, Y, Z), above 0 where it counts; without one every voxel does. Arrays that do not fit raise ValueError.
-MONAI and torchmetrics have these metrics without a mask.
+PSNR and SSIM take slices (X, Y), too. MONAI and torchmetrics have these metrics without a mask.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from bidsrep.imaging.quality import correlation
 
 __all__ = ["correlation", "mean_absolute_error", "ms_ssim", "psnr", "ssim"]
 
+SLICES_TOO = (2, 3)
 WINDOW = 11  # voxels across; with SIGMA, K1 and K2 the choice of Wang et al. (2004)
 SIGMA = 1.5  # voxels
 K1, K2 = 0.01, 0.03
@@ -40,7 +41,7 @@ def psnr(predicted: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = Non
         code takes the truth's maximum, CRL's 1 (the images' range), the sequence-invariant one 1 on z-scores.
     """
     check_positive("peak", peak)
-    a, b = inside(mask, (predicted, truth))
+    a, b = inside(mask, (predicted, truth), SLICES_TOO)
     mse = float(((a - b) ** 2).mean())
     return float(10.0 * np.log10(peak**2 / mse)) if mse > 0 else float("inf")
 
@@ -50,9 +51,9 @@ def ssim(
 ) -> float:
     """Structural similarity: the mean of its map over the mask; 1 for equal images.
 
-    Wang, Bovik, Sheikh and Simoncelli, IEEE TIP 2004, eq. 13, in three dimensions. As there, only voxels
-    whose window lies inside the volume count (5 voxels at each face do not). A window at the mask's rim
-    sees what lies outside of the mask, too.
+    Wang, Bovik, Sheikh and Simoncelli, IEEE TIP 2004, eq. 13, in three dimensions, or, of slices, two. As
+    there, only voxels whose window lies inside the volume count (5 voxels at each face do not). A window at
+    the mask's rim sees what lies outside of the mask, too.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ def ssim(
     similarity, _ = _similarity(predicted, truth, data_range)
     if mask is None:
         return float(similarity.mean())
-    check_one_grid(predicted, mask)
+    check_one_grid(predicted, mask, axes=SLICES_TOO)
     counted = similarity[_inner(np.asarray(mask)) > 0]
     if not counted.size:
         raise ValueError(NO_WINDOW)
@@ -113,14 +114,14 @@ def ms_ssim(
 
 
 def _similarity(one: np.ndarray, two: np.ndarray, data_range: float) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (X - 10, Y - 10, Z - 10) of SSIM and of its contrast-structure part, where windows are whole.
+    """Maps (X - 10, Y - 10, Z - 10) or (X - 10, Y - 10) of SSIM and of its contrast-structure part, where windows are whole.
 
     MONAI's map is the same but in float32 and with the window as one kernel of 11^3: some 15 times slower.
     """
     from scipy.ndimage import gaussian_filter
 
     check_positive("data_range", data_range)
-    check_one_grid(one, two)
+    check_one_grid(one, two, axes=SLICES_TOO)
     if min(np.shape(one)) < WINDOW:
         raise ValueError(TOO_SMALL.format(1, WINDOW, np.shape(one)))
     # Double precision: a variance is a small difference of two large means.
@@ -138,8 +139,8 @@ def _similarity(one: np.ndarray, two: np.ndarray, data_range: float) -> tuple[np
 
 
 def _inner(image: np.ndarray) -> np.ndarray:
-    """The part of (X, Y, Z) whose windows lie inside the volume."""
-    return image[(slice(WINDOW // 2, -(WINDOW // 2)),) * 3]
+    """The part of an image whose windows lie inside of it."""
+    return image[(slice(WINDOW // 2, -(WINDOW // 2)),) * image.ndim]
 
 
 def _halve(image: np.ndarray) -> np.ndarray:
