@@ -156,6 +156,14 @@ class TestContrasts:
             known = torch.stack([acquisition_vector(PUBLISHED[n]) for n in TRAINED])
             assert (((vector - known).abs() <= 0.1001 * known).all(dim=1)).any()
 
+    def test_spin_echoes_of_any_weighting(self) -> None:
+        """Echo times between those of PD and T2, which no protocol of the clinical set has."""
+        found = draw_sequences(drawn(), ContrastConfig(count=200, spin_echo_share=1.0))
+        between = [s for s in found if isinstance(s, FSE) and 0.035 < s.te < 0.08]
+        assert 40 < len(between) < 90  # log(80 / 35) / log(130 / 8) of them: 30 %
+        usual = draw_sequences(drawn(), ContrastConfig(count=200))
+        assert not any(isinstance(s, FSE) and 0.036 < s.te < 0.08 and s.tr not in (6.777, 8.0) for s in usual)
+
 
 class TestSimulatedSlices:
     @pytest.fixture(scope="class")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ PUBLISHED = {
     9: AcquisitionParameters(8.0, 0.09998, 2.025),  # T2-FLAIR; the paper prints TE 98.78 ms
 }
 """The nine sequences, by their number in the released code; all of them (inversion-recovery) spin echoes."""
+ECHO_S, REPETITION_S = (0.008, 0.13), (0.4, 9.0)
+"""Echo and repetition times of spin echoes of any weighting."""
 TRAINED = (1, 2, 3, 5, 7, 8, 9)
 """Those trained on; 4 and 6 are kept to test on."""
 
@@ -42,6 +45,9 @@ class ContrastConfig:
         ``sequences`` as scanners are set (``clinical`` of `bidsrep.synth.physics`).
     published
         Which of the paper's sequences, by their number.
+    spin_echo_share
+        Share of the draws that are spin echoes of any weighting: TE 8 to 130 ms, TR 0.4 to 9 s (log-uniform).
+        Scanners are rarely set to TEs between those of PD and T2, but codes should not bend there.
     """
 
     published_only: bool = False
@@ -50,6 +56,7 @@ class ContrastConfig:
     jitter: float = 0.1
     sequences: tuple[str, ...] = ("fse", "flair", "mprage", "spgr")
     published: tuple[int, ...] = TRAINED
+    spin_echo_share: float = 0.0
 
     @property
     def number(self) -> int:
@@ -65,6 +72,11 @@ def draw_sequences(generator: torch.Generator, config: ContrastConfig) -> list[S
 
 
 def _draw(generator: torch.Generator, config: ContrastConfig) -> Sequence:
+    if config.spin_echo_share and coin(generator, config.spin_echo_share):
+        te, tr = (
+            math.exp(uniform_scalar(generator, math.log(a), math.log(b))) for a, b in (ECHO_S, REPETITION_S)
+        )
+        return FSE(te=te, tr=tr)
     if not coin(generator, config.published_share):
         name = config.sequences[integer(generator, 0, len(config.sequences))]
         return sample_parameters(generator, name, "clinical")
