@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from bidsrep.errors import WeightsError
 from bidsrep.training.losses import gradient_l1, implicit_pathology, lesion_loss, omega
@@ -192,6 +193,33 @@ def test_export_writes_weights_that_match_their_card(anatomies: list[Path], tmp_
     longer = tiny("brainid", stages=(Stage(5, SHAPE, 2.0),))
     _, card = export_weights(checkpoint, longer, tmp_path, edition="test", training={})
     assert tomllib.loads(card.read_text())["training"]["stopped"] == "after 1 of 5 steps"
+
+
+def test_export_averages_with_other_weights(anatomies: list[Path], tmp_path: Path) -> None:
+    from bidsrep.training.export import export_weights
+    from bidsrep.training.run import pretrain
+
+    recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),))
+    checkpoint = pretrain(recipe, anatomies, tmp_path / "run", device="cpu", progress=False)
+    plain, _ = export_weights(checkpoint, recipe, tmp_path / "plain", edition="1", training={})
+    zero = {name: torch.zeros_like(value) for name, value in load_file(plain).items()}
+    save_file(zero, tmp_path / "zero.safetensors")
+    half, card = export_weights(
+        checkpoint,
+        recipe,
+        tmp_path / "half",
+        edition="1",
+        training={},
+        average_with=tmp_path / "zero.safetensors",
+    )
+    for name, value in load_file(half).items():
+        torch.testing.assert_close(2 * value, load_file(plain)[name])
+    assert "sha256" in tomllib.loads(card.read_text())["training"]["averaged_with"]
+    save_file({"other": torch.zeros(1)}, tmp_path / "zero.safetensors")
+    with pytest.raises(ValueError, match="another architecture"):
+        export_weights(
+            checkpoint, recipe, tmp_path, edition="1", training={}, average_with=tmp_path / "zero.safetensors"
+        )
 
 
 def test_initial_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:

@@ -131,7 +131,12 @@ def export(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     training = {"data": options.data_description} if options.data_description else {}
     weights, card = export_weights(
-        options.checkpoint, recipe, options.out, edition=options.edition, training=training
+        options.checkpoint,
+        recipe,
+        options.out,
+        edition=options.edition,
+        training=training,
+        average_with=options.average_with,
     )
     print(f"{weights}\n{card}")
     return 0
@@ -280,6 +285,11 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
 
 def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of the run")
+    command.add_argument(
+        "--average-with",
+        type=types.existing_file,
+        help="weights to average with, such as those the run began with",
+    )
     command.add_argument("--edition", default="1", help="goes into the weights' id")
     command.add_argument("--data-description", help="what the card says the weights were trained on")
 

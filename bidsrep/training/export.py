@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
+from bidsrep.bids.files import sha256_file
 from bidsrep.models.weights import card_path, write_weights
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.run import network_state, steps_taken
@@ -24,6 +27,7 @@ def export_weights(
     inputs: dict[str, Any] | None = None,
     figures: dict[str, Any] | None = None,
     license: str = LICENSE,  # noqa: A002 (the card's word)
+    average_with: Path | None = None,
 ) -> tuple[Path, Path]:
     """Write ``<model>.safetensors`` (float32, fixed order: the same bytes each time) and ``<model>.toml``.
 
@@ -45,10 +49,24 @@ def export_weights(
         Measured figures, each with its data and n in its name or value.
     license
         What the card says of the weights' licence.
+    average_with
+        Weights of the same architecture that each of these is averaged with, say those that the run started
+        from (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+
+    Raises
+    ------
+    ValueError
+        If a weight is not finite, or the weights to average with are of another architecture.
     """
     state = {key: value.float().contiguous() for key, value in sorted(network_state(checkpoint).items())}
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
+    if average_with is not None:
+        state = _averaged(state, average_with)
+        training = {
+            "averaged_with": f"half of each weight is that of sha256 {sha256_file(average_with)}",
+            **training,
+        }
     architecture = dict(recipe.architecture)
     heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
     card = {
@@ -71,6 +89,13 @@ def export_weights(
     }
     weights = write_weights(out / f"{recipe.model}.safetensors", state, card)
     return weights, card_path(weights)
+
+
+def _averaged(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    other = load_file(path)
+    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in other.items()}:
+        raise ValueError(f"{path}: weights of another architecture cannot be averaged with")
+    return {key: ((value + other[key].float()) / 2).contiguous() for key, value in state.items()}
 
 
 def _steps(checkpoint: Path, recipe: Recipe) -> dict[str, Any]:
