@@ -100,6 +100,13 @@ def test_synthesis_of_a_scan_itself_is_perfect(cohort: Path, tmp_path: Path) -> 
     assert not any("to FLAIR" in group for _, group, _ in found)  # the model has no such output
 
 
+def test_a_line_is_fitted_to_large_single_precision_images() -> None:
+    """Two million float32 voxels, for which NumPy's polyfit finds no line at all."""
+    image = np.random.default_rng(0).uniform(0.2, 1.4, (128, 128, 128)).astype(np.float32)
+    everywhere = np.ones(image.shape, bool)
+    assert protocols._ssim_of_fitted(image, 2 * image + 1, everywhere) > 0.999
+
+
 def test_lesions_that_are_found(cohort: Path, tmp_path: Path) -> None:
     model = Oracle(lesion=lambda image: (image > 1.2 * image[image > 0].median()).float() * 0.9)
     found = measure("scans-lesion", cohort, tmp_path, model)

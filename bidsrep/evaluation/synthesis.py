@@ -32,7 +32,7 @@ def compare_synthesis(predicted: np.ndarray, acquired: np.ndarray, mask: np.ndar
     if peak <= 0:
         return {"correlation": float("nan"), "mae": float("nan"), "psnr": float("nan")}
     truth = truth / peak
-    error = truth - _fitted(predicted[mask].astype(np.float64), truth)
+    error = truth - fitted(predicted[mask].astype(np.float64), truth)
     mse = float(np.mean(error**2))
     return {
         "correlation": correlation(predicted, acquired, mask),
@@ -41,7 +41,7 @@ def compare_synthesis(predicted: np.ndarray, acquired: np.ndarray, mask: np.ndar
     }
 
 
-def _fitted(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def fitted(values: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Scale `values` (N,) to `truth` (N,) by the least-squares line with a slope of at least 0."""
     centred = values - values.mean()
     spread = float(centred @ centred)

@@ -24,7 +24,7 @@ from bidsrep.evaluation.metrics.images import mean_absolute_error, psnr, ssim
 from bidsrep.evaluation.metrics.lesions import average_precision, detect_lesions, roc_auc
 from bidsrep.evaluation.metrics.overlap import hausdorff_95
 from bidsrep.evaluation.results import Result
-from bidsrep.evaluation.synthesis import compare_synthesis
+from bidsrep.evaluation.synthesis import PEAK_PERCENTILE, compare_synthesis, fitted
 from bidsrep.imaging.grids import pad_to_multiple
 from bidsrep.imaging.normalise import normalise
 from bidsrep.imaging.quality import dice
@@ -297,10 +297,12 @@ def _cells(features: np.ndarray, brain: np.ndarray) -> np.ndarray:
 
 def _ssim_of_fitted(answer: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> float:
     """SSIM after the answer was brought to the truth's scale by a line, the peak being its 99.5th percentile."""
-    peak = float(np.percentile(truth[brain], 99.5))
-    slope, offset = np.polyfit(answer[brain], truth[brain] / peak, 1) if np.ptp(answer[brain]) > 0 else (0, 0)
-    fitted = np.where(brain, max(slope, 0) * answer + offset, 0)
-    return ssim(fitted, np.where(brain, truth / peak, 0), brain, data_range=1.0)
+    scaled = np.where(brain, truth / float(np.percentile(truth[brain], PEAK_PERCENTILE)), 0).astype(
+        np.float64
+    )
+    found = np.zeros_like(scaled)
+    found[brain] = fitted(answer[brain].astype(np.float64), scaled[brain])
+    return ssim(found, scaled, brain, data_range=1.0)
 
 
 def _lesion_figures(
