@@ -99,7 +99,7 @@ def test_scan_without_labels_has_no_classes() -> None:
     assert "seg" not in drawn.loss(Network(HEADS, READ_IMAGE, f_maps=8, num_levels=2), batch, 0)
 
 
-def test_clean_image_lacks_noise_blur_and_bias(source: Source) -> None:
+def test_clean_image_lacks_noise_and_blur_and_keeps_the_bias_field(source: Source) -> None:
     config = GeneratorConfig(lesion_probability=0, clean_probability=1.0)
     generator = torch.Generator().manual_seed(3)
     subject = deform_subject(source, generator, SHAPE, 1.0, config, [])
@@ -111,17 +111,18 @@ def test_clean_image_lacks_noise_blur_and_bias(source: Source) -> None:
     labels = subject.labels
     assert labels is not None
     for number in labels[subject.brain].unique():
-        # Without noise a structure has one value; the image itself varies inside it.
-        assert degraded.clean[labels == number].std() < 1e-4 or (labels == number).sum() < 3
+        # Without noise a structure has one value, but for the field; the image itself varies inside it.
+        even = degraded.clean / torch.exp(degraded.log_bias)
+        assert even[labels == number].std() < 1e-4 or (labels == number).sum() < 3
         assert degraded.image[labels == number].std() > 1e-3
 
 
-def test_undegraded_keeps_nothing_but_the_gamma() -> None:
+def test_undegraded_keeps_nothing_but_the_gamma_and_the_field() -> None:
     parameters = sample_corruption(torch.Generator().manual_seed(0), SHAPE, 1.0, "severe", 1.0)
     left = undegraded(parameters, 1.0)
     assert left.gamma == parameters.gamma
     assert (left.noise_std, left.resolution, left.thickness) == (0.0, (1.0,) * 3, (1.0,) * 3)
-    assert left.bias_control.abs().max() == 0
+    assert torch.equal(left.bias_control, parameters.bias_control)
     assert LEVELS["severe"].noise_std[0] <= parameters.noise_std
 
 
@@ -165,7 +166,7 @@ def test_the_authors_super_resolution_learns_the_clean_input(source: Source) -> 
     batch = drawn.sample(0, 0)
 
     class Perfect(torch.nn.Module):
-        def forward(self, _: torch.Tensor) -> dict[str, torch.Tensor]:
+        def forward(self, _: torch.Tensor, only: object) -> dict[str, torch.Tensor]:
             return {"image": batch["target_superres"]}
 
     assert drawn.loss(Perfect(), batch, 0)["loss"] == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
+from bidsrep.models.heads import Heads
 from bidsrep.models.unet import UNet3D
-from bidsrep.tasks.heads import Heads
 
 __all__ = ["Heads", "Network"]
 
@@ -21,17 +22,23 @@ class Network(nn.Module):
         Name and number of channels of each head.
     with_image
         Heads that read the input image after the features.
+    views
+        Heads with a view of their own, and what `ViewHead` takes for each.
     **backbone
         What `UNet3D` takes.
     """
 
     def __init__(
-        self, outputs: Mapping[str, int], with_image: Collection[str] = (), **backbone: int | bool
+        self,
+        outputs: Mapping[str, int],
+        with_image: Collection[str] = (),
+        views: Mapping[str, Mapping[str, Any]] | None = None,
+        **backbone: int | bool,
     ) -> None:
         super().__init__()
         self.backbone = UNet3D(**backbone)  # type: ignore[arg-type]
-        self.head = Heads(self.backbone.f_maps, outputs, with_image)
+        self.head = Heads(self.backbone.f_maps, outputs, with_image, views)
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Raw outputs of every head for an image ``(B, 1, X, Y, Z)``."""
-        return self.head(self.backbone(x), x)
+    def forward(self, x: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Raw outputs of every head, or ``only`` of some, for an image ``(B, 1, X, Y, Z)``."""
+        return self.head(self.backbone(x), x, only)

@@ -90,8 +90,9 @@ def sample_corruption(
     spacing: float,
     level: Level,
     clinical: float = 0.0,
+    blur: tuple[float, float] = (0.85, 1.15),
 ) -> CorruptionParameters:
-    """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm."""
+    """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm; ``blur`` is ``blur_factor``'s range."""
     ranges = LEVELS[level]
     resolution, thickness = (
         ((spacing,) * 3, (spacing,) * 3)
@@ -104,7 +105,7 @@ def sample_corruption(
     return CorruptionParameters(
         resolution=resolution,
         thickness=thickness,
-        blur_factor=0.85 + uniform_scalar(generator, 0, 0.3),
+        blur_factor=uniform_scalar(generator, *blur),
         gamma=math.exp(ranges.gamma_std * torch.randn((), generator=generator).item()),
         bias_control=std * torch.randn(*control, generator=generator),
         noise_std=uniform_scalar(generator, *ranges.noise_std),
@@ -118,10 +119,9 @@ def bias_field_log(parameters: CorruptionParameters, shape: tuple[int, ...]) -> 
 
 
 def undegraded(parameters: CorruptionParameters, spacing: float) -> CorruptionParameters:
-    """The same draw with nothing left of it but the gamma: what the image would be without artefacts."""
+    """The same draw at full resolution without noise: gamma and bias field, which are the image's own, stay."""
     fine = (spacing,) * 3
-    flat = torch.zeros_like(parameters.bias_control)
-    return replace(parameters, resolution=fine, thickness=fine, bias_control=flat, noise_std=0.0)
+    return replace(parameters, resolution=fine, thickness=fine, noise_std=0.0)
 
 
 def corrupt(image: Tensor, parameters: CorruptionParameters, spacing: float) -> tuple[Tensor, Tensor]:

@@ -38,8 +38,9 @@ class GeneratorConfig:
 
     ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``equations`` the
     share of those that come from signal equations; ``texture`` scales smooth variation within tissues, in
-    units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices; ``rim_mm`` how
-    much fluid an imperfect brain mask may leave around the brain.
+    units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices, ``blur`` how wide
+    a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56); ``rim_mm`` how much
+    fluid an imperfect brain mask may leave around the brain.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
@@ -47,6 +48,7 @@ class GeneratorConfig:
     equations: float = 0.5
     texture: float = 0.0
     thick: float = 0.6
+    blur: tuple[float, float] = (0.85, 1.15)
     lesion_probability: float = 0.6
     transplant_probability: float = 0.4
     large_lesion_probability: float = 0.15
@@ -96,8 +98,8 @@ class Source:
 class Acquisition:
     """One acquired-looking image of a subject ``(X, Y, Z)`` and how it came about.
 
-    ``clean`` (if wanted) is the same contrast without noise, blur and bias field; ``log_bias`` the logarithm
-    of the field that the image was multiplied by. Both images are normalised as at inference.
+    ``clean`` (if wanted) is the same contrast without noise and blur; ``log_bias`` the logarithm of the field
+    that both were multiplied by. Both images are normalised as at inference.
     """
 
     image: Tensor
@@ -168,11 +170,12 @@ def sample_acquisition(
         rest = config.clinical * (1 - config.equations) / max(1e-6, 1 - config.clinical * config.equations)
         contrast = sample_contrast(generator, rest, source.tissues)
     noise = torch.randn(subject.brain.shape, generator=generator)
+    texture = torch.zeros_like(noise)
     if config.texture:
         scale = uniform_scalar(generator, *TEXTURE_MM) / spacing
-        noise = noise + config.texture * smooth_noise(noise.shape, scale, generator)
-    image, grey, white = _paint(subject, source, contrast, noise)
-    clean = _paint(subject, source, contrast, torch.zeros_like(noise))[0] if with_clean else None
+        texture = config.texture * smooth_noise(noise.shape, scale, generator)
+    image, grey, white = _paint(subject, source, contrast, noise + texture)
+    clean = _paint(subject, source, contrast, texture)[0] if with_clean else None
     if bool(subject.lesion.any()):
         if contrast.lesion is None:
             encoded = encode_pathology(image, subject.lesion, white, grey, generator)
@@ -185,7 +188,7 @@ def sample_acquisition(
         level = config.levels[integer(generator, 0, len(config.levels))]
     if coin(generator, config.clean_probability):
         level = "none"
-    parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.thick)
+    parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.thick, config.blur)
     image, log_bias = corrupt(image * subject.brain, parameters, spacing)
     if clean is not None:
         clean, _ = corrupt(clean * subject.brain, undegraded(parameters, spacing), spacing)

@@ -42,6 +42,8 @@ class Optimiser:
 class Recipe:
     """What to train, on which grids, how long and with which draws.
 
+    Parameters whose names begin with one of ``frozen`` stay as they are.
+
     ``accumulate`` mini-batches make one optimiser step; ``initial`` are weights to start from (a file, or an
     id that `bidsrep.models.library.find_weights` knows); ``validation`` is for fine-tuning (``share`` of the
     subjects that are held out, ``every`` so many steps).
@@ -56,6 +58,7 @@ class Recipe:
     losses: dict[str, Any] = field(default_factory=dict)
     initial: str | None = None
     held_out: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
     precision: str = "bf16-mixed"
     checkpoint_minutes: float = 5.0
     accumulate: int = 1
@@ -96,6 +99,7 @@ def read_recipe(path: Path, **changes: Any) -> Recipe:
     values["stages"] = tuple(Stage(**{**stage, "shape": tuple(stage["shape"])}) for stage in values["stages"])
     optimiser = values.get("optimiser", {})
     values["optimiser"] = Optimiser(**{**optimiser, "drops": tuple(optimiser.get("drops", ()))})
-    values["held_out"] = tuple(values.get("held_out", ()))
+    for key in ("held_out", "frozen"):
+        values[key] = tuple(values.get(key, ()))
     recipe = Recipe(**values)
     return replace(recipe, **{key: value for key, value in changes.items() if value is not None})

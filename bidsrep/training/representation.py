@@ -26,6 +26,7 @@ from bidsrep.synth.ventricles import inward_field, of_names, of_t1w
 from bidsrep.tasks.bias import bias_loss
 from bidsrep.tasks.segmentation import mirror_classes, segmentation_loss, to_classes
 from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
+from bidsrep.training.glances import glance_losses
 from bidsrep.training.losses import implicit_pathology, lesion_loss, omega, reconstruction
 from bidsrep.training.recipe import Recipe
 
@@ -36,7 +37,8 @@ class RepresentationObjective:
     Which terms apply follows from the recipe's heads: ``image`` (T1w; the clean input where that head reads
     the image, as in the authors' super-resolution), ``aux_image`` (FLAIR), ``pathol``, and Brain-ID's
     ``seg``, ``superres``, ``bias_field_log``. A T1w or FLAIR that an anatomy does not have is simulated; a
-    segmentation that it does not have drops its term. The recipe's ``[losses]`` has the weights.
+    segmentation that it does not have drops its term. The recipe's ``[losses]`` has the weights; its ``heads``
+    are those that are trained, where these are not all; ``glance`` trains the views alone (see `glances`).
     """
 
     def __init__(self, sources: dict[float, list[Source]], recipe: Recipe, priors: list[Tensor]) -> None:
@@ -48,7 +50,8 @@ class RepresentationObjective:
             "aux_image": "target_aux_image",
             "superres": "target_superres",
         }
-        self.with_clean = of_input or "superres" in recipe.architecture.get("heads", {})
+        trained = recipe.losses.get("heads") or recipe.architecture.get("heads", {})
+        self.with_clean = of_input or "superres" in trained
         self.segmenters: dict[str, nn.Module] = {}
 
     @classmethod
@@ -92,8 +95,13 @@ class RepresentationObjective:
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Named losses of one mini-batch; ``loss`` is their weighted sum."""
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        outputs = {name: value.float() for name, value in network(image).items()}
         losses: dict[str, Tensor] = {}
+        if self.recipe.losses.get("glance"):
+            losses = glance_losses(network.get_submodule("head"), batch, self.recipe.losses)
+            return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+        outputs = {
+            name: value.float() for name, value in network(image, self.recipe.losses.get("heads")).items()
+        }
         early = step < int(self.recipe.losses.get("gradient_from", 0))
         terms = {"gradient": 0.0, "squared": 2.0} if early else {}
         for name, target in self.targets.items():
@@ -207,8 +215,9 @@ def generator_config(values: dict[str, Any]) -> GeneratorConfig:
     values = dict(values)
     if "deformation" in values:
         values["deformation"] = DeformationConfig(**values["deformation"])
-    if "levels" in values:
-        values["levels"] = tuple(values["levels"])
+    for key in ("levels", "blur"):
+        if key in values:
+            values[key] = tuple(values[key])
     return GeneratorConfig(**values)
 
 

@@ -22,6 +22,7 @@ from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
 SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
 """Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
+FROZEN_NOTHING = "frozen: no parameter of the network begins with {!r}"
 NO_DATA = (
     "recipe {}: it is trained on anatomies. Give folders that `bidsrep-train prepare` has made, with --data."
 )
@@ -36,8 +37,9 @@ def build_network(recipe: Recipe) -> nn.Module:
     architecture = dict(recipe.architecture)
     heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
     network = Network(heads, **architecture)
-    if "superres" in network.head.with_image:
-        start_as_input(network.head.get_submodule("final_conv_superres"))
+    head = network.head.get_submodule("final_conv_superres") if "superres" in heads else None
+    if isinstance(head, nn.Conv3d) and "superres" in network.head.with_image:
+        start_as_input(head)
     return network
 
 
@@ -51,6 +53,23 @@ def start_as_input(convolution: nn.Module) -> None:
             parameter.zero_()
         weight = convolution.get_parameter("weight")
         weight[:, -1] = 1  # the image follows the features
+
+
+def freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Keep the parameters as they are whose names begin with one of ``prefixes``.
+
+    Raises
+    ------
+    UsageError
+        If a prefix fits no parameter: what was meant to be kept would be trained.
+    """
+    names = dict(network.named_parameters())
+    for prefix in prefixes:
+        chosen = [value for name, value in names.items() if name.startswith(prefix)]
+        if not chosen:
+            raise UsageError(FROZEN_NOTHING.format(prefix))
+        for value in chosen:
+            value.requires_grad_(False)
 
 
 def needs_anatomies(recipe: Recipe) -> bool:
@@ -112,6 +131,7 @@ def pretrain(
     network = build_network(recipe)
     if start := initial or recipe.initial:
         load_initial(network, find_weights(recipe.model, start))
+    freeze(network, recipe.frozen)
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
         objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)

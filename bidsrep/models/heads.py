@@ -1,0 +1,98 @@
+"""The papers' heads: one 1x1x1 convolution per output, under the key names of their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bidsrep.models.views import ViewHead
+
+ROWS_BYTES = 64 * 2**20
+
+
+class Heads(nn.Module):
+    """One convolution per output, named ``final_conv_<name>``; outputs are raw (linear).
+
+    Parameters
+    ----------
+    in_channels
+        Channels of the features.
+    outputs
+        Name and number of channels of each output.
+    with_image
+        Outputs that read the input image after the features (the reference's ``DepHead``, for
+        super-resolution and bias fields); the others are its ``IndepHead``.
+    views
+        Outputs that are `ViewHead`s instead, and what these take.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        outputs: Mapping[str, int],
+        with_image: Collection[str] = (),
+        views: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.outputs = dict(outputs)
+        self.with_image = frozenset(with_image)
+        self.views: dict[str, ViewHead] = {}  # a plain dict: registered below, under the heads' names
+        for name, channels in outputs.items():
+            if views and name in views:
+                self.views[name] = ViewHead(in_channels, channels, **views[name])
+                self.add_module(f"final_conv_{name}", self.views[name])
+                continue
+            channels_in = in_channels + (name in self.with_image)
+            self.add_module(f"final_conv_{name}", nn.Conv3d(channels_in, channels, kernel_size=1))
+
+    def forward(
+        self, features: Tensor, image: Tensor | None = None, only: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Map features ``(B, C, X, Y, Z)`` (and the image ``(B, 1, X, Y, Z)``) to ``(B, n, X, Y, Z)`` each.
+
+        ``only`` names the outputs that are wanted, where that is not all of them.
+        """
+        names = [name for name in self.outputs if only is None or name in only]
+        return {name: self.output(name, features, image) for name in names}
+
+    def output(self, name: str, features: Tensor, image: Tensor | None = None) -> Tensor:
+        """Compute one output."""
+        if name in self.views:
+            if image is None:
+                raise ValueError(f"the head {name} needs the input image")
+            return self.views[name](features, image)
+        if name in self.with_image:
+            if image is None:
+                raise ValueError(f"the head {name} needs the input image")
+            features = torch.cat([features, image], dim=1)
+        return self.get_submodule(f"final_conv_{name}")(features)
+
+    def glance(self, image: Tensor) -> dict[str, Tensor]:
+        """`ViewHead.glance` of every head that has a view: raw outputs on the views' grids, without features."""
+        return {name: view.glance(image) for name, view in self.views.items()}
+
+    def stream(self, features: Tensor, image: Tensor) -> dict[str, Tensor]:
+        """Compute every output as float32 from features of any type, a few X-rows at a time.
+
+        Heads read one voxel at a time (views are computed first), so nothing changes but the memory that copies
+        would take.
+        """
+        batch, channels, size_x, *plane = features.shape
+        outputs = {
+            name: features.new_empty(batch, count, size_x, *plane, dtype=torch.float32)
+            for name, count in self.outputs.items()
+        }
+        step = max(1, ROWS_BYTES // (4 * batch * channels * plane[0] * plane[1]))
+        maps = {name: view.maps(image.float()) for name, view in self.views.items()}
+        for first in range(0, size_x, step):
+            rows = slice(first, first + step)
+            here, seen = features[:, :, rows].float(), image[:, :, rows].float()
+            for name, values in outputs.items():
+                view = self.views.get(name)
+                values[:, :, rows] = (
+                    view.rows(here, seen, maps[name], first) if view else self.output(name, here, seen)
+                )
+        return outputs

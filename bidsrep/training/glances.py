@@ -1,0 +1,85 @@
+"""Training of the views alone, on their own grids and without features: `bidsrep.models.views`.
+
+A view of 3 mm voxels learns in hours what a full-size network would learn in days, since it sees a whole brain
+in every step. What the features add is learned afterwards, with the views frozen or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bidsrep.models.heads import Heads
+from bidsrep.models.views import class_shares
+from bidsrep.tasks.bias import bias_loss
+
+SMOOTH = 1e-5
+
+
+def glance_losses(
+    heads: nn.Module, batch: Mapping[str, Tensor], weights: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Losses of the views of the segmentation and the bias field, by the head's name.
+
+    Parameters
+    ----------
+    heads
+        `Heads` with views.
+    batch
+        A mini-batch of `bidsrep.training.representation`.
+    weights
+        The recipe's ``[losses]``: ``seg`` and ``bias``; ``heads`` as for the whole network.
+    """
+    assert isinstance(heads, Heads)
+    losses = {}
+    image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+    only = weights.get("heads", heads.views)
+    for name, view in heads.views.items():
+        if name not in only or (name == "seg" and "classes" not in batch):
+            continue
+        raw = view.glance(image).float()
+        if name == "seg":
+            shares = class_shares(batch["classes"], view.channels, view.factor)
+            losses[name] = float(weights.get("seg", 1.0)) * share_loss(raw, shares)
+        elif name == "bias_field_log":
+            field, brain = (_means(batch[key], view.factor) for key in ("log_bias", "brain"))
+            losses[name] = float(weights.get("bias", 1.0)) * bias_loss(raw, field, (brain > 0.5).float())
+    if not losses:  # an anatomy without labels
+        losses["none"] = next(iter(heads.views.values())).glance(image).sum() * 0
+    return losses
+
+
+def share_loss(raw: Tensor, shares: Tensor) -> Tensor:
+    """Cross-entropy plus one minus the soft Dice overlap, with voxels that hold several classes.
+
+    Parameters
+    ----------
+    raw
+        Raw outputs ``(B, C, X, Y, Z)``.
+    shares
+        Share of every class in a voxel, of the same shape; what is missing to 1 is unknown and does not count.
+
+    Returns
+    -------
+    Tensor
+        The overlap is averaged over the classes there are.
+    """
+    log_probability = raw.log_softmax(1)
+    known = shares.sum(1, keepdim=True)
+    probability = log_probability.exp() * known
+    axes = (0, 2, 3, 4)
+    sizes = shares.sum(axes)
+    dice = (2 * (probability * shares).sum(axes) + SMOOTH) / (
+        probability.square().sum(axes) + shares.square().sum(axes) + SMOOTH
+    )
+    cross_entropy = -(shares * log_probability).sum() / known.sum().clamp(min=1)
+    return cross_entropy + (1 - dice)[sizes > 0].mean()
+
+
+def _means(volume: Tensor, factor: int) -> Tensor:
+    """Means over a view's voxels, those at the far rim over the voxels there are."""
+    return F.avg_pool3d(volume, factor, ceil_mode=True)

@@ -1,0 +1,124 @@
+"""Heads with a view of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bidsrep.errors import UsageError
+from bidsrep.models.network import Network
+from bidsrep.models.views import ViewHead, class_shares
+from bidsrep.training.glances import glance_losses, share_loss
+from bidsrep.training.run import freeze
+
+HEADS = {"image": 1, "seg": 3, "superres": 1, "bias_field_log": 1}
+VIEWS = {
+    "seg": {"factor": 3, "f_maps": 8, "num_levels": 2, "hidden": 4},
+    "bias_field_log": {"factor": 4, "f_maps": 8, "num_levels": 2},
+    "superres": {"factor": 1, "f_maps": 8, "num_levels": 2, "hidden": 4, "residual": True},
+}
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    network = Network(HEADS, views=VIEWS, f_maps=8, num_levels=2)
+    for view in network.head.views.values():  # what starts at zero could hide a mistake
+        for parameter in view.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 24), (19, 22, 25)])
+def test_rows_give_what_the_whole_gives(network: Network, shape: tuple[int, int, int]) -> None:
+    image = torch.rand(1, 1, *shape)
+    whole = network(image)
+    with torch.no_grad():
+        streamed = network.head.stream(network.backbone(image), image)
+    assert set(streamed) == set(HEADS)
+    for name, values in streamed.items():
+        assert values.shape == (1, HEADS[name], *shape)
+        torch.testing.assert_close(values, whole[name], atol=2e-5, rtol=1e-4)
+
+
+def test_a_view_of_means_follows_a_ramp() -> None:
+    """Interpolation puts a mean where its voxels' centre was: no shift of half a voxel."""
+    head = ViewHead(8, 1, factor=3, f_maps=8, num_levels=2)
+    ramp = torch.arange(24.0)[None, None, :, None, None].expand(1, 1, 24, 12, 12)
+    again = head._interpolated(head.pooled(ramp), 0, (24, 12, 12))
+    torch.testing.assert_close(again[:, :, 1:-1], ramp[:, :, 1:-1])
+
+
+def test_super_resolution_starts_as_its_input() -> None:
+    torch.manual_seed(0)
+    network = Network(HEADS, views=VIEWS, f_maps=8, num_levels=2)
+    image = torch.rand(1, 1, 16, 16, 16)
+    assert torch.equal(network(image)["superres"], image)
+
+
+def test_only_the_heads_that_are_asked_for(network: Network) -> None:
+    assert set(network(torch.rand(1, 1, 16, 16, 16), ["seg"])) == {"seg"}
+
+
+def test_shares_of_classes() -> None:
+    classes = torch.zeros(1, 1, 4, 2, 2, dtype=torch.uint8)
+    classes[0, 0, 0] = 1
+    classes[0, 0, 2, 0, 0] = 255
+    shares = class_shares(classes, 3, 2)
+    assert shares.shape == (1, 3, 2, 1, 1)
+    assert shares[0, :, 0, 0, 0].tolist() == [0.5, 0.5, 0.0]
+    assert shares[0, :, 1, 0, 0].tolist() == [0.875, 0.0, 0.0]  # an eighth is unknown
+
+
+def test_shares_of_an_odd_size_stay_on_the_glance_s_grid(network: Network) -> None:
+    image = torch.rand(1, 1, 19, 22, 25)
+    shares = class_shares(torch.zeros(1, 1, 19, 22, 25), 3, 3)
+    assert network.head.glance(image)["seg"].shape == shares.shape == (1, 3, 7, 8, 9)
+
+
+def test_the_share_loss_is_least_at_the_truth() -> None:
+    torch.manual_seed(1)
+    shares = torch.softmax(3 * torch.randn(1, 3, 4, 4, 4), 1)
+    best = share_loss(shares.log(), shares)
+    assert share_loss(shares.log() + 0.5 * torch.randn_like(shares), shares) > best
+    hard = (shares > 0.5).float()
+    assert share_loss(100 * (hard - 0.5), hard) < 1e-4
+
+
+def test_unknown_voxels_count_in_no_share_loss() -> None:
+    raw = torch.randn(1, 3, 4, 4, 4)
+    shares = torch.softmax(torch.randn(1, 3, 4, 4, 4), 1)
+    shares[:, :, 2:] = 0
+    changed = raw.clone()
+    changed[:, :, 2:] += torch.randn(1, 3, 2, 4, 4)
+    torch.testing.assert_close(share_loss(raw, shares), share_loss(changed, shares))
+
+
+def test_glances_train_views_without_the_backbone(network: Network) -> None:
+    batch = {
+        "image": torch.rand(1, 1, 24, 24, 24),
+        "classes": torch.randint(0, 3, (1, 1, 24, 24, 24)),
+        "log_bias": 0.1 * torch.randn(1, 1, 24, 24, 24),
+        "brain": torch.ones(1, 1, 24, 24, 24),
+    }
+    losses = glance_losses(network.head, batch, {"glance": True, "heads": ["seg", "bias_field_log"]})
+    assert set(losses) == {"seg", "bias_field_log"}
+    sum(losses.values()).backward()
+    moved = {name for name, value in network.named_parameters() if value.grad is not None}
+    assert moved
+    assert all(name.startswith(("head.final_conv_seg.", "head.final_conv_bias")) for name in moved)
+
+
+def test_frozen_parameters_and_a_prefix_that_fits_none(network: Network) -> None:
+    freeze(network, ("backbone.", "head.final_conv_image."))
+    assert not network.backbone.encoders[0].basic_module.SingleConv1.conv.weight.requires_grad
+    assert network.head.views["seg"].coarse.weight.requires_grad
+    with pytest.raises(UsageError, match="begins with 'spine'"):
+        freeze(network, ("spine",))
+
+
+def test_a_card_s_architecture_builds_the_views() -> None:
+    from bidsrep.models.brainid import BrainID
+
+    built = BrainID.build({"heads": HEADS, "views": VIEWS, "f_maps": 8, "num_levels": 2})
+    assert set(built.state_dict()) == set(Network(HEADS, views=VIEWS, f_maps=8, num_levels=2).state_dict())
