@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from bidsrep.labels import load_labels
-from bidsrep.models import registry
-from bidsrep.tasks import heads
+from bidsrep.models import heads, registry
+from bidsrep.models.heads import Heads
 from bidsrep.tasks.bias import BIAS_FIELD
 from bidsrep.tasks.distance import DISTANCE
-from bidsrep.models.heads import Heads
 from bidsrep.tasks.lesion import LESION
 from bidsrep.tasks.segmentation import LABELS, SEGMENTATION
 from bidsrep.tasks.synthesis import FLAIR, T1W
