@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from fake_slurm import FakeSlurm
 
 MakeBids = Callable[..., Path]
 
@@ -43,3 +44,11 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("BIDSREP_TEST_DATA is not set: no real scans")
     return Path(folder)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Put stand-ins for the commands of Slurm before anything else on PATH."""
+    made = FakeSlurm.install(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
+    return made

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bidsrep.bids.names import log_dir, output_path, report_path, resolution_label, sanitise, sidecar_path
-from bidsrep.bids.outputs import brain_mask, output, output_kinds, preproc
+from bidsrep.bids.outputs import brain_mask, kind_of, output, output_kinds, preproc
 from bidsrep.bids.scans import Scan, Session
 from bidsrep.bids.sidecars import build_sidecar, model_entry, write_sidecar
 from bidsrep.bids.uris import DatasetRoots
@@ -47,6 +47,18 @@ CARD = {
 def test_outputs_have_the_names_of_the_design(kind: str, scan: Scan | Session, name: str) -> None:
     made = output(kind, OUT, scan, reference=T1W, model="pepsi", target="T1w")
     assert made.path == OUT / "sub-01" / "anat" / name
+
+
+@pytest.mark.parametrize("kind", output_kinds())
+def test_a_name_tells_its_kind(kind: str) -> None:
+    scan = Scan(Path("x"), "01", "A", "FLAIR", {"run": "2"})
+    made = output(kind, Path("out"), scan, reference=scan, model="crl", target="T1w", order="TR2p3")
+    assert (kind_of(made.path.name) or "").removesuffix("_inverse") == kind.removesuffix("_inverse")
+
+
+@pytest.mark.parametrize("name", ["README.md", "sub-01_T1w.nii.gz", "sub-01_desc-mineFromT1w_embedding.tsv"])
+def test_other_names_are_of_no_kind(name: str) -> None:
+    assert kind_of(name) is None
 
 
 def test_names_keep_session_and_entities() -> None:

@@ -1,16 +1,23 @@
 """A session's provenance record, and what a later run does to it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rdflib
+from rdflib.namespace import PROV
 
+from bidsrep.bids.files import sha256_file
+from bidsrep.bids.hashes import geometry_hash, image_hashes
 from bidsrep.bids.provenance import Step, provenance_dir, write_provenance
 from bidsrep.bids.scans import Scan, Session
+from bidsrep.bids.software import describe_code, source_hash
 from bidsrep.bids.uris import DatasetRoots
+from bidsrep.errors import ImageError
 from bidsrep.settings import Settings
 
 MakeBids = Callable[..., Path]
@@ -177,6 +184,78 @@ def test_an_entry_without_an_identifier_makes_a_record_useless(bench: Bench) -> 
     path.write_text(json.dumps(content))
     bench.run("pepsi")
     assert bench.files() == fresh
+
+
+def test_a_record_is_json_ld(bench: Bench) -> None:
+    """Every relation of the record is a triple of its graph, and nothing it says is dropped."""
+    record = bench.run("pepsi")
+    graph = rdflib.Graph()
+    for text in bench.files().values():
+        graph.parse(data=text.decode(), format="json-ld")
+    for relation, key in ((PROV.used, "Used"), (PROV.wasGeneratedBy, "GeneratedBy")):
+        stated = {(name, other) for name, entry in record.items() for other in entry.get(key, ())}
+        assert {(str(s), str(o)) for s, o in graph.subject_objects(relation)} == stated
+    assert {str(x).rpartition("#")[2] for x in graph.predicates()} >= {
+        "Size",
+        "value",
+        "checksumValue",
+        "SourceSHA256",
+    }
+
+
+def test_images_have_hashes_of_grid_and_voxels(bench: Bench) -> None:
+    bench.write(MASK, "")
+    shutil.copy(bench.scan.path, bench.path(MASK))
+    step = Step("copy", "copy", [bench.scan.path], [bench.path(MASK)])
+    before = {bench.scan.path.name: sha256_file(bench.scan.path)}
+    write_provenance(
+        bench.settings,
+        Session("01", None, (bench.scan,)),
+        [step],
+        before=before,
+        machine={"Numerics": {"a": 1}},
+    )
+    record = bench.record()
+    read, made = record[f"bids:raw:{T1W}"], record[f"bids::{MASK}"]
+    assert read["ChecksumBefore"] == read["Checksum"] == made["Checksum"]
+    assert read["GeometrySHA256"] == made["GeometrySHA256"] == geometry_hash(bench.scan.path)
+    assert made["VoxelSHA256"] == image_hashes(bench.scan.path).voxels
+    assert "VoxelSHA256" not in read
+    assert "ChecksumBefore" not in made
+    (environment,) = [entry for name, entry in record.items() if "#env-" in name]
+    assert environment["Numerics"] == {"a": 1}
+
+
+def test_an_input_that_changes_meanwhile_is_refused(bench: Bench) -> None:
+    output = bench.write(MASK, "mask")
+    steps = [Step("strip", "strip", [bench.scan.path], [output])]
+    with pytest.raises(ImageError, match="changed while it was being processed"):
+        write_provenance(
+            bench.settings, Session("01", None, (bench.scan,)), steps, before={bench.scan.path.name: "0" * 64}
+        )
+    assert not provenance_dir(bench.settings.out_dir, "01").exists()
+
+
+def test_a_record_names_no_place_of_the_machine(bench: Bench, tmp_path: Path) -> None:
+    defaults = tmp_path / "defaults.toml"
+    defaults.write_text("[T1w]\nEchoTime = 0.003\n")
+    bench.run("pepsi", bids_defaults=defaults, derivatives={"masks": tmp_path}, participant_label=("01",))
+    assert not any(str(tmp_path).encode() in text for text in bench.files().values())
+    values = bench.settings_of(PREPROC)
+    assert values["bids_defaults"] == defaults.read_text()
+    assert values["derivatives"] == ["masks"]
+    assert "participant_label" not in values
+
+
+def test_the_code_is_named_by_its_source_and_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BIDSREP_COMMIT", "abc")
+    monkeypatch.setenv("BIDSREP_IMAGE_DIGEST", "registry/bidsrep@sha256:" + "0" * 64)
+    code = describe_code.__wrapped__()
+    assert code["Commit"] == "abc"
+    assert code["ImageDigest"] == "sha256:" + "0" * 64
+    assert code["SourceSHA256"] == source_hash()
+    monkeypatch.setenv("BIDSREP_IMAGE_DIGEST", "latest")
+    assert "ImageDigest" not in describe_code.__wrapped__()
 
 
 def test_a_uri_leads_back_to_its_file(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 from random_weights import write_random_weights
 
 from bidsrep.bids.discovery import find_sessions
-from bidsrep.errors import UsageError, WeightsError
+from bidsrep.bids.files import sha256_file
+from bidsrep.bids.provenance import CHANGED_MSG
+from bidsrep.errors import ImageError, UsageError, WeightsError
 from bidsrep.settings import Settings
 from bidsrep.workflows.jobs import SessionJob, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
@@ -87,6 +89,21 @@ def test_a_session_whose_provenance_cannot_be_written_is_not_done(case):
     with pytest.raises(OSError, match="no space"):
         case.job.take_stock(full)
     assert not case.job.done
+    assert case.new_job().plan is not None
+
+
+def test_a_session_whose_input_changes_meanwhile_is_not_done(case):
+    case.write()
+    (scan,) = case.settings.bids_dir.rglob("*_T1w.nii.gz")
+    assert case.job.inputs[scan.name] == sha256_file(scan)
+
+    def refuse(plan: SessionPlan) -> None:
+        raise ImageError(scan, *CHANGED_MSG)
+
+    assert not case.job.take_stock(refuse)
+    assert not case.job.take_stock(refuse)  # said once
+    assert not case.job.ok
+    assert case.job.messages == [f"{scan}: {CHANGED_MSG[0]}. {CHANGED_MSG[1]}."]
     assert case.new_job().plan is not None
 
 

@@ -270,7 +270,9 @@ def test_a_run_with_another_model_keeps_the_provenance_of_the_first(cohort, tmp_
     lists = {k: v for text in both.values() for k, v in json.loads(text).items() if isinstance(v, list)}
     made = {e["AtLocation"]: e["GeneratedBy"] for e in lists["Files"] if "GeneratedBy" in e}
     written = (tmp_path / "out/sub-01/ses-B/anat").iterdir()
-    assert {f"sub-01/ses-B/anat/{path.name}" for path in written if path.suffix != ".json"} == set(made)
+    figures = (tmp_path / "out/sub-01/figures").iterdir()
+    names = {f"sub-01/ses-B/anat/{path.name}" for path in written}
+    assert names | {f"sub-01/figures/{path.name}" for path in figures} == set(made)
     names = {activity["Id"]: activity["Label"] for activity in lists["Activities"]}
     assert sorted(names.values()) == [
         "brainid FLAIR", "brainid metrics", "pepsi FLAIR", "pepsi metrics", "preprocess FLAIR"

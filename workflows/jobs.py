@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bidsrep.bids.names import log_dir
 from bidsrep.bids.scans import Scan, Session
+from bidsrep.errors import ImageError
 from bidsrep.reports.crashes import Crash, crashes_of
 from bidsrep.settings import Settings
 from bidsrep.workflows import ledger
@@ -26,6 +27,8 @@ class SessionJob:
         Model to why it has to run; models that are done already are not in it.
     plan : SessionPlan, optional
         What is to be made; None if nothing is left to do, or nothing can be done.
+    inputs : dict
+        Name to SHA-256 of what the session is made from, before anything is read.
     """
 
     session: Session
@@ -38,6 +41,7 @@ class SessionJob:
     done: bool = False
     crashed: bool = False
     retried: bool = False
+    inputs: dict[str, str] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
     @classmethod
@@ -49,6 +53,9 @@ class SessionJob:
             if alone is None:
                 continue
             wanted = ledger.fingerprint(alone, settings, spec)
+            job.inputs |= {
+                name: state["sha256"] for name, state in wanted["inputs"].items() if state["sha256"]
+            }
             reason = ledger.why_stale(session, spec.name, wanted, settings.out_dir)
             if reason is not None:
                 job.reasons[spec.name] = reason
@@ -94,8 +101,12 @@ class SessionJob:
         self.crashed = self.crashed or bool(crashes)
         missing = ledger.missing_files(self.plan.paths())
         if not missing and not crashes:
-            keep(self.plan)
-            self._finish()
+            try:
+                keep(self.plan)
+                self._finish()
+            except ImageError as error:  # an input has changed meanwhile: the next run starts anew
+                self.messages.append(str(error))
+                self.plan = None
             return False
         if crashes and not self.retried and all(crash.killed for crash in crashes):
             self.retried = True

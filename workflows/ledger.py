@@ -87,6 +87,19 @@ def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: 
     return None
 
 
+def is_complete(session: Session, model: str, out_dir: Path) -> bool:
+    """Tell whether a model's results in a session are recorded, without failures, and still there.
+
+    Nothing is read but names: whether they are up to date only `why_stale` can tell.
+    """
+    known = _read(ledger_path(out_dir, session, model))
+    return (
+        known is not None
+        and not known.get("failed")
+        and not missing_files(out_dir / f for f in known["outputs"])
+    )
+
+
 def record(
     session: Session,
     model: str,

@@ -4,14 +4,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 
 from bidsrep.bids.dataset import write_dataset_files
 from bidsrep.bids.discovery import find_sessions
 from bidsrep.bids.names import report_path, session_dir
-from bidsrep.bids.provenance import write_provenance
 from bidsrep.bids.scans import Session
 from bidsrep.errors import ExitCode
 from bidsrep.settings import Settings
@@ -20,6 +18,8 @@ from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import SessionPlan, describe
 from bidsrep.workflows.progress import Progress
+from bidsrep.workflows.provenance import Recorder
+from bidsrep.workflows.usage import measured
 
 LOGGER = logging.getLogger("bidsrep")
 SLOPPY = (
@@ -67,12 +67,14 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
         LOGGER.info("%s: %d scan(s); to do: %s.", job.label, len(job.session.scans), why)
         job.log_dir.mkdir(parents=True, exist_ok=True)
         settings.to_toml(job.log_dir / "bidsrep.toml")
+    if not waiting:
+        return
     isolate = False
-    with thread_limits(settings):
+    recorder = Recorder.start(settings, models)
+    with thread_limits(settings), measured([job.log_dir for job in waiting], settings):
         while waiting:
-            started = _now()
-            error = run_graph(waiting, settings, models, started, isolate)
-            again = [job for job in waiting if not job.done and _take_stock(job, settings, started)]
+            error = run_graph(waiting, settings, models, recorder, isolate)
+            again = [job for job in waiting if not job.done and _take_stock(job, recorder)]
             if error is not None and not any(job.done or job.crashed for job in waiting):
                 raise error  # not a step that failed, but the run itself
             if error is not None and settings.stop_on_first_crash:
@@ -84,7 +86,7 @@ def run_graph(
     jobs: Sequence[SessionJob],
     settings: Settings,
     models: RunModels,
-    started: str,
+    recorder: Recorder,
     isolate: bool = False,
 ) -> Exception | None:
     """Build and run one graph for several sessions; give the error Nipype ends with, if any.
@@ -99,7 +101,7 @@ def run_graph(
 
     def completed(plan: SessionPlan) -> None:
         try:
-            _take_stock(job_of[id(plan)], settings, started)
+            _take_stock(job_of[id(plan)], recorder)
         except OSError as error:  # a full disk, say: it is tried again when the graph has ended
             LOGGER.warning("%s: not recorded yet (%s).", job_of[id(plan)].label, error)
 
@@ -202,18 +204,9 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     return notes
 
 
-def _take_stock(job: SessionJob, settings: Settings, started: str) -> bool:
+def _take_stock(job: SessionJob, recorder: Recorder) -> bool:
     """Look at what became of a session; if it is done, record how; tell whether another pass is worthwhile."""
-    from bidsrep.workflows.provenance import session_steps
-
-    def keep(plan: SessionPlan) -> None:
-        write_provenance(settings, job.session, session_steps(plan), started=started, ended=_now())
-
-    again = job.take_stock(keep)
+    again = job.take_stock(lambda plan: recorder.record(plan, job.inputs))
     if job.done:
         LOGGER.info("%s: done.", job.label)
     return again
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,6 +15,7 @@ from typing import Any
 from bidsrep import __version__
 from bidsrep.bids.files import write_json, write_text
 from bidsrep.bids.methods import write_citation
+from bidsrep.bids.software import image_digest
 from bidsrep.bids.uris import DatasetRoots
 from bidsrep.errors import UsageError
 from bidsrep.settings import MODALITIES, Settings
@@ -124,12 +125,14 @@ def _source_dataset(bids_dir: Path, url: str) -> dict[str, str]:
 
 
 def _container() -> dict[str, Any]:
-    """Name the container image; it cannot be seen from inside, so the image sets BIDSREP_IMAGE."""
+    """Name the container image; it cannot be seen from inside, so BIDSREP_IMAGE (and _DIGEST) tell."""
     image = os.environ.get("BIDSREP_IMAGE")
     if not image:
         return {}
     kind = "apptainer" if os.environ.get("APPTAINER_CONTAINER") else "docker"
-    return {"Container": {"Type": kind, "Tag": image}}
+    digest = image_digest()
+    uri = {"URI": f"docker://{image}@{digest}"} if digest else {}
+    return {"Container": {"Type": kind, "Tag": image, **uri}}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

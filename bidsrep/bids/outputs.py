@@ -6,6 +6,7 @@ contrast a model was asked for).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bidsrep.bids.names import output_path, resolution_label
-from bidsrep.bids.scans import Scan, Session
+from bidsrep.bids.scans import KEPT, LABEL, Scan, Session, parse_name
+from bidsrep.settings import MODELS
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,44 @@ def output(
         out_dir, source, **entities, suffix=suffix, extension=spec.extension, datatype=spec.datatype
     )
     return Output(kind, path, source, spec.grid, _fill(spec.sidecar or {}, words))
+
+
+def kind_of(name: str) -> str | None:
+    """Tell which kind of file a name is that of; None if a run writes none of this name.
+
+    >>> kind_of("sub-01_space-T1w_res-1mm_desc-pepsiSuperresFromFLAIR_FLAIR.nii.gz")
+    'superres'
+    """
+    parsed = parse_name(name)
+    if parsed is None:
+        return None
+    own = {key: text for key, text in parsed.entities.items() if key not in ("sub", "ses", *KEPT)}
+    for kind, patterns in _patterns():
+        texts = own | {"suffix": parsed.suffix, "extension": parsed.extension}
+        if patterns.keys() == texts.keys() and all(p.fullmatch(texts[key]) for key, p in patterns.items()):
+            return kind
+    return None
+
+
+@cache
+def _patterns() -> list[tuple[str, dict[str, re.Pattern[str]]]]:
+    """Give what the parts of each kind's names look like; names with most fixed letters go first."""
+    kinds = sorted(
+        output_kinds().items(), key=lambda item: -len(re.sub("{.*?}", "", "".join(_parts(item[1]).values())))
+    )
+    return [(name, {key: _pattern(text) for key, text in _parts(kind).items()}) for name, kind in kinds]
+
+
+def _parts(kind: OutputKind) -> dict[str, str]:
+    return {**kind.entities, "suffix": kind.suffix, "extension": kind.extension}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    words = {"model": "|".join(MODELS)}
+    pieces = re.split(r"{(\w+)}", template)
+    return re.compile(
+        "".join(f"(?:{words.get(p, LABEL)})" if n % 2 else re.escape(p) for n, p in enumerate(pieces))
+    )
 
 
 def preproc(out_dir: Path, scan: Scan, reference: Scan, resolution: float = 1.0) -> Output:

@@ -36,20 +36,35 @@ NEEDED = {"Files": {"Id", "Label", "Checksum"}, "Activities": {"Id", "Used"}}
 
 def read_record(paths: Mapping[str, Path], draft: str) -> Record:
     """Read the files of a record by kind; empty lists if one is missing, damaged or of another draft."""
-    empty: Record = {name: [] for lists in KINDS.values() for name in lists}
-    found: Record = {}
     try:
-        for kind, lists in KINDS.items():
+        return load_record(paths, draft)
+    except (OSError, ValueError):
+        return {name: [] for lists in KINDS.values() for name in lists}
+
+
+def load_record(paths: Mapping[str, Path], draft: str) -> Record:
+    """Read the files of a record by kind.
+
+    Raises
+    ------
+    ValueError
+        If one is damaged, or of another draft; ``OSError`` if one is missing.
+    """
+    found: Record = {}
+    for kind, lists in KINDS.items():
+        name = paths[kind].name
+        try:
             content = json.loads(paths[kind].read_text(encoding="utf-8"))
-            if content["BEP028Draft"] != draft:
-                return empty
+            found_draft = content["BEP028Draft"]
             found |= {name: [dict(entry) for entry in content[name]] for name in lists}
-    except (OSError, ValueError, KeyError, TypeError):
-        return empty
-    complete = (
-        NEEDED.get(name, {"Id"}) <= entry.keys() for name, entries in found.items() for entry in entries
-    )
-    return found if all(complete) else empty
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"{name} is damaged ({type(error).__name__})") from error
+        if found_draft != draft:
+            raise ValueError(f"{name} is of another draft")
+    for name, entries in found.items():
+        if not all(NEEDED.get(name, {"Id"}) <= entry.keys() for entry in entries):
+            raise ValueError(f"an entry of {name} lacks what identifies it")
+    return found
 
 
 def merge(earlier: Record, now: Record, checksum_at: Callable[[str], Any]) -> Record:
