@@ -16,6 +16,7 @@ from bidsrep.cli.train import main
 from bidsrep.evaluation.results import Result, summarise, to_markdown, to_tsv
 from bidsrep.tasks.segmentation import LABELS
 from bidsrep.training.labelled_scans import to_freesurfer
+from bidsrep.training.protocols import measures
 from bidsrep.training.protocols import scans as protocols
 from bidsrep.training.protocols.scans import PROTOCOLS, Scans
 
@@ -104,7 +105,7 @@ def test_a_line_is_fitted_to_large_single_precision_images() -> None:
     """Two million float32 voxels, for which NumPy's polyfit finds no line at all."""
     image = np.random.default_rng(0).uniform(0.2, 1.4, (128, 128, 128)).astype(np.float32)
     everywhere = np.ones(image.shape, bool)
-    assert protocols._ssim_of_fitted(image, 2 * image + 1, everywhere) > 0.999
+    assert measures.ssim_of_fitted(image, 2 * image + 1, everywhere) > 0.999
 
 
 def test_lesions_that_are_found(cohort: Path, tmp_path: Path) -> None:
@@ -179,9 +180,9 @@ def test_persons_are_told_apart_where_features_differ(cohort: Path, tmp_path: Pa
 def test_coarse_voxels_and_back() -> None:
     ramp = np.tile(np.arange(24, dtype=np.float32), (24, 24, 1))
     for size in (3, 5):
-        coarse = protocols._enlarge_voxels(ramp, size)
+        coarse = measures.enlarge_voxels(ramp, size)
         assert coarse.shape == (-(-24 // size),) * 3
-        back = protocols._interpolate(coarse, ramp.shape, order=1)
+        back = measures.interpolate(coarse, ramp.shape, order=1)
         inner = slice(size, 24 - 2 * size)
         np.testing.assert_allclose(back[..., inner], ramp[..., inner], atol=1e-4)
 

@@ -14,7 +14,7 @@ from bidsrep.errors import UsageError
 from bidsrep.settings import MODALITIES
 
 if TYPE_CHECKING:
-    from bidsrep.evaluation.results import Result
+    from bidsrep.evaluation.results import Published, Result
 
 MEASURED = ("pepsi", "brainid", "seqinv", "crl", "cifl")
 SCALES = ("sloppy", "compact", "full")
@@ -58,7 +58,20 @@ PAPERS = {
     "brainid-robustness": Protocol(_DENSE, _DENSE, ("data",), ("scale", "seed")),
     "crl-synthesis": Protocol(("crl",), ("crl",), ("data",), ("scale", "seed")),
 }
-PROTOCOLS = SCANS | PAPERS
+_TRAINED = ("data",), ("scale", "seed")
+COMPARISONS = {
+    "brainid-downstream": Protocol(("brainid",), ("brainid",), *_TRAINED),
+    "brainid-ablation": Protocol((), (), *_TRAINED),
+    "brainid-data-fraction": Protocol(("brainid",), ("brainid",), *_TRAINED),
+    "pepsi-segmentation": Protocol(("pepsi",), ("pepsi",), *_TRAINED),
+    "pepsi-synthesis": Protocol(("pepsi",), ("pepsi",), *_TRAINED),
+    "seqinv-tissue": Protocol(("seqinv",), ("seqinv",), *_TRAINED),
+    "seqinv-lesion": Protocol(("seqinv",), ("seqinv",), *_TRAINED),
+    "seqinv-denoise": Protocol(("seqinv",), ("seqinv",), *_TRAINED),
+    "cifl-transfer": Protocol(("cifl",), ("cifl",), *_TRAINED),
+}
+"""Protocols that train, from these models' weights and without."""
+PROTOCOLS = SCANS | PAPERS | COMPARISONS
 SPECIAL = ("bids", "labels", "label", "modalities", "data", "scale", "seed")
 """Options that not every protocol has; None where they are not given."""
 
@@ -105,8 +118,13 @@ def evaluate(options: argparse.Namespace) -> int:
     names = _checked(options)
     weights = options.weights or {}
     models = {name: load_model(name, weights.get(name), options.device) for name in names}
-    measure = _on_scans if options.protocol in SCANS else _on_anatomies
-    results, facts, published = measure(options, models)
+    published: Published | None
+    if options.protocol in SCANS:
+        results, facts, published = _on_scans(options, models)
+    elif options.protocol in PAPERS:
+        results, facts, published = _on_anatomies(options, models)
+    else:
+        results, facts, published = _by_training(options, models)
     facts["bidsrep"] = __version__
     for name, model in models.items():
         facts[name] = f"{model.card['weights']['id']} ({model.card['weights']['sha256'][:12]})"
@@ -153,7 +171,7 @@ def _on_scans(
 
 def _on_anatomies(
     options: argparse.Namespace, models: Mapping[str, Any]
-) -> tuple[list[Result], dict[str, str], Mapping[tuple[str, str], float]]:
+) -> tuple[list[Result], dict[str, str], Published]:
     from bidsrep.training.protocols.anatomies import SEED, Anatomies, choose_persons, describe, held_out
     from bidsrep.training.protocols.papers import PAPERS as TABLES
 
@@ -169,3 +187,34 @@ def _on_anatomies(
         "seed": str(seed),
     }
     return list(protocol.measure(anatomies, models)), facts, protocol.published
+
+
+def _by_training(
+    options: argparse.Namespace, models: Mapping[str, Any]
+) -> tuple[list[Result], dict[str, str], Published]:
+    from bidsrep.training.protocols.anatomies import SEED, Anatomies, describe, held_out
+    from bidsrep.training.protocols.comparison import (
+        Comparison,
+        describe_training,
+        split_persons,
+        write_split,
+    )
+    from bidsrep.training.protocols.comparisons import COMPARISONS as TABLES
+
+    protocol, aside = TABLES[options.protocol], held_out(models)
+    folders: tuple[Path, ...] = tuple(options.data)
+    seed = SEED if options.seed is None else options.seed
+    wanted = [f"sub-{label}" for label in options.participant_label]
+    train, test = split_persons(folders, wanted, aside, seed, labelled=protocol.labelled)
+    anatomies = Anatomies(folders, test, options.scale or "compact", seed)
+    size = protocol.sizes[anatomies.scale]
+    train = train[: size.persons or None]
+    comparison = Comparison(anatomies, train, size, models, options.out, options.device)
+    split = options.out / f"{options.protocol}_split.tsv"
+    write_split(split, comparison, protocol.shares)
+    facts = {
+        "data": ", ".join(folder.name for folder in folders),
+        "measured persons": describe(test, aside),
+        **describe_training(comparison, protocol, split),
+    }
+    return list(protocol.measure(comparison)), facts, protocol.published

@@ -10,10 +10,12 @@ import numpy as np
 
 from bidsrep.bids.files import write_text
 
-LOWER_IS_BETTER = ("mae", "l1", "hd95", "normL2", "false_positive", "volume_error", "loss")
+LOWER_IS_BETTER = ("mae", "l1", "hd95", "normL2", "false_positive", "volume_error", "loss", "steps")
 """Beginnings of the names of metrics whose worst value is the largest."""
 PAPER = "paper"
 """The system that a paper's own figures are shown as."""
+Published = Mapping[tuple[str, ...], float]
+"""A paper's figures by group, metric and, where it has several, what they are of."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ def write_results(
     protocol: str,
     results: Sequence[Result],
     facts: Mapping[str, str],
-    published: Mapping[tuple[str, str], float] | None = None,
+    published: Published | None = None,
 ) -> tuple[Path, Path]:
     """Write ``<protocol>.tsv`` and ``<protocol>.md`` (the summary, and what it was measured with).
 
-    ``published`` has the paper's figures by group and metric; the summary shows them under ours.
+    ``published`` has the paper's figures; the summary shows them under ours.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table, page = folder / f"{protocol}.tsv", folder / f"{protocol}.md"
@@ -70,10 +72,11 @@ def to_tsv(results: Iterable[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_markdown(results: Sequence[Result], published: Mapping[tuple[str, str], float] | None = None) -> str:
+def to_markdown(results: Sequence[Result], published: Published | None = None) -> str:
     """Summarise: a row per group and system, with the number of scans; a column per metric: mean and worst.
 
-    A group whose metrics have ``published`` figures gets a row of them.
+    A group whose metrics have ``published`` figures gets rows of them. Where several trainings differ in their
+    seed alone, the mean is followed by the standard deviation of the seeds' means.
     """
     units = {result.metric: result.unit for result in results}
     groups: dict[str, dict[str, list[Result]]] = {}
@@ -83,31 +86,58 @@ def to_markdown(results: Sequence[Result], published: Mapping[tuple[str, str], f
     rows = [["group", "system", "n", *titles]]
     for group, systems in groups.items():
         rows += [_row(group, system, found, tuple(units)) for system, found in systems.items()]
-        printed = [f"{of:.3g}" if (of := (published or {}).get((group, m))) else "" for m in units]
-        if any(printed):
-            rows.append([group, PAPER, "", *printed])
+        rows += _printed(group, published or {}, tuple(units))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
+    spread = ", ± the standard deviation of the seeds' means" if any("±" in line for line in lines) else ""
     return (
-        "\n".join(lines) + "\n\nMeans, with the worst scan's value in brackets; n is the number of scans.\n"
+        "\n".join(lines)
+        + f"\n\nMeans{spread}, with the worst scan's value in brackets; n is the number of scans.\n"
     )
+
+
+def _printed(group: str, published: Published, metrics: Sequence[str]) -> list[list[str]]:
+    """Rows of a paper's figures for one group."""
+    rows: dict[str, list[str]] = {}
+    for (of, metric, *what), value in published.items():
+        if of == group and metric in metrics:
+            system = ": ".join((PAPER, *what))
+            rows.setdefault(system, [""] * len(metrics))[metrics.index(metric)] = f"{value:.3g}"
+    return [[group, system, "", *cells] for system, cells in rows.items()]
 
 
 def _row(group: str, system: str, results: Sequence[Result], metrics: Sequence[str]) -> list[str]:
     values: dict[str, list[float]] = {metric: [] for metric in metrics}
     for result in results:
         values[result.metric].append(result.value)
-    cells = [summarise(of, lower_is_better=name.startswith(LOWER_IS_BETTER)) for name, of in values.items()]
+    cells = [
+        summarise(of, name.startswith(LOWER_IS_BETTER), _spread(results, name)) for name, of in values.items()
+    ]
     return [group, system, str(len({result.scan for result in results})), *cells]
 
 
-def summarise(values: Sequence[float], lower_is_better: bool = False) -> str:
-    """``0.83 [0.75]``: mean and worst of the finite values; the value alone if it is one, empty for none."""
+def summarise(values: Sequence[float], lower_is_better: bool = False, spread: float | None = None) -> str:
+    """``0.83 [0.75]``: mean and worst of the finite values; the value alone if it is one, empty for none.
+
+    A ``spread`` stands behind the mean: ``0.83 ± 0.02 [0.75]``.
+    """
     finite = np.array([value for value in values if np.isfinite(value)])
     if finite.size < 2:
         return f"{finite[0]:.3g}" if finite.size else ""
     worst = finite.max() if lower_is_better else finite.min()
-    return f"{finite.mean():.3g} [{worst:.3g}]"
+    between = "" if spread is None else f" ± {spread:.2g}"
+    return f"{finite.mean():.3g}{between} [{worst:.3g}]"
+
+
+def _spread(results: Sequence[Result], metric: str) -> float | None:
+    """Standard deviation of the means of seeds; None if it is not the same scans that several seeds measured."""
+    of: dict[int | None, dict[str, float]] = {}
+    for result in results:
+        if result.metric == metric and np.isfinite(result.value):
+            of.setdefault(result.seed, {})[result.scan] = result.value
+    if len(of) < 2 or len({frozenset(values) for values in of.values()}) > 1:
+        return None
+    return float(np.std([np.mean(list(values.values())) for values in of.values()], ddof=1))
 
 
 def _cell(value: object) -> str:

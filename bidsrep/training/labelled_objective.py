@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from bidsrep.imaging.grids import pad_to_multiple
 from bidsrep.imaging.quality import dice
-from bidsrep.synth.corruption import corrupt, sample_corruption
+from bidsrep.synth.corruption import corrupt, sample_corruption, undegraded
 from bidsrep.synth.deformation import sample_deformation, source_coordinates, warp
 from bidsrep.synth.generator import normalise
 from bidsrep.synth.random import coin, integer, uniform
+from bidsrep.tasks.bias import bias_loss
 from bidsrep.tasks.segmentation import IGNORED, mirror_classes, segmentation_loss, to_classes
 from bidsrep.tasks.task import Task
 from bidsrep.training.labelled_scans import Example
@@ -35,6 +36,8 @@ FIGURES = {"lesion": ("dice", "max"), "seg": ("dice", "max"), "T1w": ("mae", "mi
 
 class LabelledObjective:
     """Examples of labelled scans and the loss of one task.
+
+    Super-resolution and the bias field need no label: theirs is what was done to the image.
 
     Parameters
     ----------
@@ -97,7 +100,12 @@ class LabelledObjective:
         level = self.config.levels[integer(generator, 0, len(self.config.levels))]
         level = "none" if coin(generator, self.config.clean_probability) else level
         parameters = sample_corruption(generator, shape, 1.0, level, self.config.thick)
-        acquired, _ = corrupt(PAINTED_TOP * image * brain, parameters, 1.0)
+        acquired, log_bias = corrupt(PAINTED_TOP * image * brain, parameters, 1.0)
+        if self.task.name == "bias":
+            label = log_bias[None]
+        elif self.task.name == "superres":
+            fine, _ = corrupt(PAINTED_TOP * image * brain, undegraded(parameters, 1.0), 1.0)
+            label = normalise(fine, brain)[None]
         return {"image": normalise(acquired, brain)[None], "brain": brain[None].float(), "label": label}
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -116,11 +124,13 @@ class LabelledObjective:
 
 
 def task_loss(task: str, raw: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Loss of a head's raw output against ``batch["label"]``."""
+    """Loss of a head's raw output against ``batch["label"]``: of a bias field its logarithm."""
     if task == "lesion":
         return lesion_loss(raw, batch["label"])
     if task == "seg":
         return segmentation_loss(raw, batch["label"])
+    if task == "bias":
+        return bias_loss(raw, batch["label"], batch["brain"])
     return reconstruction(raw, batch["label"], 0.3 + 0.7 * batch["brain"])
 
 

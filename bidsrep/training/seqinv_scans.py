@@ -64,6 +64,8 @@ class ScanConfig:
         Of the anatomy, before any scan; published: none, only a shift.
     views
         Of each view on its own.
+    sequences
+        Only these are simulated; all of the distribution where it is empty.
     """
 
     view: View = "seqinv"
@@ -78,6 +80,7 @@ class ScanConfig:
         )
     )
     views: ViewConfig = field(default_factory=ViewConfig)
+    sequences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -136,6 +139,7 @@ def scan_config(values: Mapping[str, Any]) -> ScanConfig:
         for name, value in values.pop("views", {}).items()
     }
     base, own = ScanConfig(), ViewConfig()
+    values["sequences"] = tuple(values.get("sequences", ()))
     if "deformation" in views:
         views["deformation"] = replace(own.deformation, **views["deformation"])
     deformation = replace(base.deformation, **values.pop("deformation", {}))
@@ -191,7 +195,9 @@ def draw_scan(
 ) -> Tensor:
     """A brain-extracted scan ``(X, Y, Z)`` of a head in a random sequence (or in one of ``sequences``)."""
     ranges = ScanRanges() if config.artefacts else NO_FIELDS
-    image, _ = random_scan(head.maps, generator, config.distribution, sequences, ranges)
+    image, _ = random_scan(
+        head.maps, generator, config.distribution, sequences or config.sequences or None, ranges
+    )
     image = image * head.subject.brain
     if not coin(generator, config.thick):
         return image

@@ -125,4 +125,4 @@ def describe(persons: Collection[str], aside: Mapping[str, Collection[str]]) -> 
             parts.append(f"not so {', '.join(seen)} of {name}")
         else:
             parts.append(f"kept aside in the training of {name}")
-    return f"{', '.join(sorted(persons))} ({'; '.join(parts)})"
+    return ", ".join(sorted(persons)) + (f" ({'; '.join(parts)})" if parts else "")

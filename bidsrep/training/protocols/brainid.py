@@ -17,7 +17,7 @@ clean features that are interpolated. Images and features are ``(X, Y, Z)`` and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bidsrep.evaluation.features import compare_channels
-from bidsrep.evaluation.results import Result
+from bidsrep.evaluation.results import Published, Result
 from bidsrep.imaging.grids import bounding_box, pad_to_multiple
 from bidsrep.imaging.template import affine_to_template
 from bidsrep.imaging.volume import Volume
@@ -58,7 +58,7 @@ STILL = GeneratorConfig(
     rim_mm=0.0,
 )
 INTRA, INTER = "intra-subject: deformed, medium corruption", "inter-subject: affine"
-PUBLISHED = {
+PUBLISHED: Published = {
     (INTRA, "l1"): 0.011,
     (INTRA, "ssim"): 0.858,
     (INTRA, "ms_ssim"): 0.921,
@@ -155,18 +155,25 @@ def views(clean: Clean, anatomies: Anatomies, reference: Clean | None) -> Iterat
 def clean_brain(anatomy: Anatomy, table: LabelTable | None) -> Clean:
     """The images of an anatomy, with the margin around the brain that the app leaves."""
     source = make_source(anatomy, table, 1.0)
-    volume = source.t1w if source.labels is None else source.labels
-    assert volume is not None
-    x, y, z = volume.shape[1:]
-    subject = deform_subject(source, torch.Generator(), (x, y, z), 1.0, STILL, [])
+    subject = still(source, torch.Generator(), STILL)
     images = {
         "T1w": subject.t1w if source.t1w is None else source.t1w[0],
-        "T2w": _painted(subject, source, TYPICAL_T2W),
-        "FLAIR": _painted(subject, source, TYPICAL_FLAIR),
+        "T2w": painted(subject, source, TYPICAL_T2W),
+        "FLAIR": painted(subject, source, TYPICAL_FLAIR),
     }
     box = bounding_box(subject.brain.numpy(), MARGIN_VOXELS)
     scaled = {name: normalise(image, subject.brain)[box] for name, image in images.items()}
     return Clean(anatomy.name, scaled, subject.brain[box])
+
+
+def still(
+    source: Source, generator: torch.Generator, config: GeneratorConfig, priors: Collection[Tensor] = ()
+) -> Subject:
+    """An anatomy on its own grid of 1 mm; ``config`` deforms nothing, and may draw lesions."""
+    volume = source.t1w if source.labels is None else source.labels
+    assert volume is not None
+    x, y, z = volume.shape[1:]
+    return deform_subject(source, generator, (x, y, z), 1.0, config, list(priors))
 
 
 def deformed(clean: Clean, generator: torch.Generator, scan: str, level: Level = LEVEL) -> View:
@@ -196,7 +203,7 @@ def registered(clean: Clean, reference: Clean, seed: int, *, sloppy: bool = Fals
     return View(INTER, clean.name, reference.images["T1w"], reference.brain, coordinates)
 
 
-def _painted(subject: Subject, source: Source, sequence: Sequence) -> Tensor:
+def painted(subject: Subject, source: Source, sequence: Sequence) -> Tensor:
     """A typical brain's contrast on a subject, without texture of its own."""
     contrast = typical_contrast(sequence, source.tissues, source.names or source.tissues)
     flat = torch.zeros(subject.brain.shape)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bidsrep.evaluation.metrics.images import psnr, ssim
-from bidsrep.evaluation.results import Result
+from bidsrep.evaluation.results import Published, Result
 from bidsrep.training.crl_contrasts import PUBLISHED as SEQUENCES
 from bidsrep.training.crl_contrasts import TRAINED, ContrastConfig
 from bidsrep.training.crl_people import simulated_person
@@ -50,7 +50,7 @@ def pair_name(source: int, target: int) -> str:
     return f"{NAMES.get(source, source)} to {NAMES.get(target, target)}"
 
 
-PUBLISHED = {
+PUBLISHED: Published = {
     (pair_name(*pair), metric): value
     for pair, values in _TABLE.items()
     for metric, value in zip(("psnr_slice", "ssim_slice"), values, strict=True)

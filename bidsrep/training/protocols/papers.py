@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bidsrep.evaluation.results import Result
+from bidsrep.evaluation.results import Published, Result
 from bidsrep.training.protocols import brainid, crl
 from bidsrep.training.protocols.anatomies import Anatomies, Scale
 
@@ -28,7 +28,7 @@ class PaperProtocol:
     measure: Callable[[Anatomies, Mapping[str, Any]], Iterator[Result]]
     samples: Mapping[Scale, int]
     sample: str
-    published: Mapping[tuple[str, str], float]
+    published: Published
 
 
 PAPERS = {
