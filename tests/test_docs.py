@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from random_weights import write_random_weights
 
-from bidsrep.cli import demo, models, parser, train
+from bidsrep.cli import demo, models, parser, slurm, train, verify
 from bidsrep.cli.run import main as bidsrep_main
 from bidsrep.errors import BidsrepError
 
@@ -36,6 +36,8 @@ PARSERS: dict[str, Callable] = {
     "bidsrep-demo": demo.build_parser,
     "bidsrep-models": models.build_parser,
     "bidsrep-train": train._parser,
+    "bidsrep-verify": verify.build_parser,
+    "bidsrep-slurm": slurm.build_parser,
 }
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="not a source checkout")
 
@@ -183,7 +185,8 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_pages_mention_only_options_that_exist() -> None:
     known = {o for build in PARSERS.values() for o in all_options(build())}
-    known |= {"--extra-index-url"}
+    known |= {"--extra-index-url", "--account", "--time"}
+    known |= {"--build-arg", "--rm", "--network", "--read-only", "--tmpfs", "--user"}
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
             assert option in known, f"{page.name}: {option}"

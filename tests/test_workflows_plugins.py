@@ -142,9 +142,9 @@ def test_a_bad_plugin_file_is_named(tmp_path, text):
 
 def test_a_plugin_file_wins(tmp_path):
     path = tmp_path / "plugin.yml"
-    path.write_text("plugin: SLURM\nplugin_args: {max_jobs: 3}\n")
+    path.write_text("plugin: SGE\nplugin_args: {max_jobs: 3}\n")
     settings = Settings(bids_dir=tmp_path, out_dir=tmp_path, use_plugin=path)
-    assert make_plugin(settings) == ("SLURM", {"max_jobs": 3})
+    assert make_plugin(settings) == ("SGE", {"max_jobs": 3})
 
 
 def test_dependencies_are_counted_as_they_are_added_up():

@@ -17,6 +17,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 """Always 1: with more, two registrations of the same images differ in the last digits."""
 
+NO_GRAPH = (
+    "--use-plugin {}: {} does not wait for its jobs, so nothing could be said about them. Use 'plugin: {}'."
+)
+
 
 def configure_nipype(settings: Settings, crash_dir: Path) -> None:
     """Set Nipype up for a run.
@@ -99,7 +103,13 @@ def make_plugin(
     told = {"status_callback": status_callback} if status_callback else {}
     if settings.use_plugin:
         name, arguments = _plugin_of_file(settings.use_plugin)
-        return name, told | arguments
+        if name.endswith("Graph"):
+            raise UsageError(NO_GRAPH.format(settings.use_plugin, name, name.removesuffix("Graph")))
+        if name != "SLURM":
+            return name, told | arguments
+        from bidsrep.workflows.slurm_plugin import SlurmPlugin
+
+        return SlurmPlugin(told | arguments), told | arguments
     from bidsrep.workflows.plugins import LinearPlugin, MultiProcPlugin
 
     if settings.nprocs == 1 and not isolate:

@@ -24,6 +24,7 @@ import numpy as np
 import scipy.sparse as sparse
 from networkx import DiGraph, weakly_connected_components
 from nipype.pipeline.plugins import linear, multiproc
+from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.utils.misc import str2bool
 from scipy.sparse.csgraph import connected_components
 
@@ -81,27 +82,12 @@ class LinearPlugin(linear.LinearPlugin):
             raise errors[0]
 
 
-class MultiProcPlugin(multiproc.MultiProcPlugin):
-    """Run a graph on a pool of processes that survives the death of its workers.
-
-    Takes the plugin arguments of Nipype's own ``MultiProc``.
-    """
+class Parts(DistributedPluginBase):
+    """Keeps count of what is left of every connected part of a graph (a session)."""
 
     depidx: Any
     _part: np.ndarray
     _left: np.ndarray
-
-    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
-        super().__init__(plugin_args=plugin_args)
-        self._renew_pool()  # ours; the one of the parent class has not started a worker yet
-
-    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
-        """Run the graph; on an interrupt, stop the workers before passing it on."""
-        try:
-            super().run(graph, config, updatehash=updatehash)
-        except BaseException:
-            self._stop_workers()
-            raise
 
     def _generate_dependency_list(self, graph: Any) -> None:
         super()._generate_dependency_list(graph)
@@ -114,6 +100,25 @@ class MultiProcPlugin(multiproc.MultiProcPlugin):
         self._left[self._part[jobid]] -= 1
         if not self._left[self._part[jobid]] and self._status_callback:
             self._status_callback(self.procs[jobid], COMPLETE)
+
+
+class MultiProcPlugin(Parts, multiproc.MultiProcPlugin):
+    """Run a graph on a pool of processes that survives the death of its workers.
+
+    Takes the plugin arguments of Nipype's own ``MultiProc``.
+    """
+
+    def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
+        super().__init__(plugin_args=plugin_args)
+        self._renew_pool()  # ours; the one of the parent class has not started a worker yet
+
+    def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
+        """Run the graph; on an interrupt, stop the workers before passing it on."""
+        try:
+            super().run(graph, config, updatehash=updatehash)
+        except BaseException:
+            self._stop_workers()
+            raise
 
     def _sort_jobs(self, jobids: Iterable[int], scheduler: str = "tsort") -> list[int]:
         """Steps of earlier parts of the graph (sessions) first, in the order of the graph."""

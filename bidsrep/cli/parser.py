@@ -89,7 +89,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_settings(argv: Sequence[str] | None = None) -> Settings:
     """Parse the command line into settings; what ``--config-file`` gives is overruled by it."""
-    given = vars(build_parser().parse_args(normalise_spelling(sys.argv[1:] if argv is None else argv)))
+    return settings_of(
+        vars(build_parser().parse_args(normalise_spelling(sys.argv[1:] if argv is None else argv)))
+    )
+
+
+def settings_of(given: dict[str, Any]) -> Settings:
+    """Make settings of the options that were given, by their fields' names."""
     given.pop("notrack", None)
     config_file: Path | None = given.pop("config_file", None)
     values = read_toml(config_file) if config_file else {}

@@ -83,8 +83,11 @@ class Model(ABC):
     def tasks_of(cls, architecture: Mapping[str, Any]) -> tuple[Task, ...]:
         """The tasks that weights with this ``[architecture]`` have a head for, in the method's order."""
         heads, with_image = architecture["heads"], architecture.get("with_image", ())
+        views = architecture.get("views", ())  # these read the image, whatever the task's own head does
         return tuple(
-            task for task in cls.tasks if task.head in heads and task.with_image == (task.head in with_image)
+            task
+            for task in cls.tasks
+            if task.head in heads and (task.head in views or task.with_image == (task.head in with_image))
         )
 
     @classmethod

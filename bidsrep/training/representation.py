@@ -122,6 +122,7 @@ class RepresentationObjective:
         every = int(self.recipe.losses.get("implicit_every", 1))
         for name, segmenter in self.segmenters.items():
             if step % every == 0 and bool((batch["lesion"] > 0).any()):
+                segmenter.to(image.device)  # it was made before the run had a device
                 term = implicit_term(segmenter, outputs[name], batch[f"target_{name}"])
                 switch = int(self.recipe.losses.get("omega_switch", 100_000))
                 losses[f"implicit_{name}"] = omega(step, switch) * term
