@@ -34,15 +34,16 @@ class Session:
     """Files of one session in an output folder, on the 1 mm grid of its T1w."""
 
     def __init__(self, out: Path, subject: str, session: str) -> None:
-        self.stem = out / f"sub-{subject}" / f"ses-{session}" / "anat" / f"sub-{subject}_ses-{session}_"
+        self.folder = out / f"sub-{subject}" / f"ses-{session}"
+        self.stem = f"sub-{subject}_ses-{session}_"
 
-    def find(self, entities: str) -> Path:
+    def find(self, entities: str, datatype: str = "anat") -> Path:
         """The file of these entities, whether it says its space or, like the T1w's own, does not."""
         for between in ("space-T1w_res-1mm_", ""):
-            path = Path(f"{self.stem}{between}{entities}.nii.gz")
+            path = self.folder / datatype / f"{self.stem}{between}{entities}.nii.gz"
             if path.exists():
                 return path
-        raise FileNotFoundError(f"{self.stem}[space-T1w_res-1mm_]{entities}.nii.gz")
+        raise FileNotFoundError(f"{self.folder}: no {entities}")
 
 
 def draw(panels: list[list[tuple[str, Path, Path | None, str]]], axis: int, position: int, out: Path) -> None:
@@ -168,7 +169,7 @@ def main() -> None:
                     find("seg-aseg_desc-brainidFromT2w_dseg"),
                     "labels",
                 ),
-                ("super-resolution of the T2w", find("desc-brainidSuperresFromT2w_T2w"), None, ""),
+                ("its bias field", find("desc-brainidFromT2w_RB1map", "fmap"), None, ""),
             ],
             [
                 ("CRL: T1w from the T2w", find("desc-crlFromT2w_T1w"), None, ""),
