@@ -12,8 +12,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from matplotlib.colors import to_rgba
 from nibabel.processing import resample_from_to
 from PIL import Image
+
+from bidsrep.labels import load_labels
 
 HERE = Path(__file__).parent
 SESSION = ("long01", "02")
@@ -26,7 +29,7 @@ def volume(path: Path) -> nib.Nifti1Image:
 
 
 def plane_of(image: nib.Nifti1Image, axis: int, position: int) -> np.ndarray:
-    """One slice ``(rows, columns)``, as it is looked at from the feet or from the left."""
+    """One slice ``(rows, columns)``, the left of the person on the left."""
     return np.take(np.asarray(image.dataobj, dtype=np.float32), position, axis).T
 
 
@@ -38,16 +41,15 @@ class Session:
         self.stem = f"sub-{subject}_ses-{session}_"
 
     def find(self, entities: str, datatype: str = "anat") -> Path:
-        """The file of these entities, whether it says its space or, like the T1w's own, does not."""
-        for between in ("space-T1w_res-1mm_", ""):
-            path = self.folder / datatype / f"{self.stem}{between}{entities}.nii.gz"
-            if path.exists():
-                return path
-        raise FileNotFoundError(f"{self.folder}: no {entities}")
+        """The file that ends with these entities, on the 1 mm grid if it is there on several."""
+        found = sorted((self.folder / datatype).glob(f"{self.stem}*{entities}.nii.gz"))
+        if not found:
+            raise FileNotFoundError(f"{self.folder}: no {entities}")
+        return next((path for path in found if "_res-1mm_" in path.name), found[0])
 
 
 def draw(panels: list[list[tuple[str, Path, Path | None, str]]], axis: int, position: int, out: Path) -> None:
-    """A grid of slices: title, image, overlay, and how the overlay is drawn: ``outline`` or ``labels``."""
+    """A grid of slices: title, image, overlay, and how it is drawn: ``outline``, ``labels`` or ``field``."""
     columns = max(map(len, panels))
     figure, axes = plt.subplots(
         len(panels), columns, figsize=(2.3 * columns, 2.9 * len(panels)), facecolor="black", squeeze=False
@@ -59,19 +61,17 @@ def draw(panels: list[list[tuple[str, Path, Path | None, str]]], axis: int, posi
             image = volume(path)
             shown = plane_of(image, axis, position)
             top = float(np.percentile(shown[shown > 0], 99.5)) if (shown > 0).any() else 1.0
-            frame.imshow(shown, origin="lower", cmap="gray", vmin=0, vmax=top)
+            low, top = (0.7, 1.3) if kind == "field" else (0.0, top)
+            frame.imshow(shown, origin="lower", cmap="gray", vmin=low, vmax=top)
             frame.set_title(title, color="white", fontsize=8)
             if overlay is not None:
                 over = plane_of(resample_from_to(volume(overlay), image, order=0), axis, position)
                 if kind == "labels":
-                    colours = (over * 37 % 19 + 1) * (over > 0)
-                    frame.imshow(
-                        np.ma.masked_equal(colours, 0),
-                        origin="lower",
-                        cmap="tab20",
-                        alpha=0.5,
-                        interpolation="nearest",
-                    )
+                    colours = np.zeros((*over.shape, 4))
+                    for label in load_labels("aseg"):
+                        if label.index and label.color:
+                            colours[over == label.index] = to_rgba(label.color, 0.5)
+                    frame.imshow(colours, origin="lower", interpolation="nearest")
                 elif (over > 0).any():
                     frame.contour(over > 0, [0.5], colors="#e4572e", linewidths=0.8)
     figure.subplots_adjust(0, 0, 1, 0.94, 0.01, 0.08)
@@ -89,7 +89,7 @@ def draw_masks(bids: Path, out: Path, picture: Path) -> None:
         mask = out / scan.relative_to(bids).with_name(scan.name.replace("_T1w", "_desc-brain_mask"))
         panels.append((scan.name.removesuffix("_T1w.nii.gz"), scan, mask, "outline"))
     # Raw scans have grids of their own: each is drawn at its own middle.
-    figure, axes = plt.subplots(1, len(panels), figsize=(2.0 * len(panels), 2.5), facecolor="black")
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.0 * len(panels), 1.7), facecolor="black")
     for frame, (title, scan, mask, _) in zip(np.atleast_1d(axes), panels, strict=True):
         image = volume(scan)
         over = np.asarray(resample_from_to(volume(mask), image, order=0).dataobj)
@@ -103,7 +103,7 @@ def draw_masks(bids: Path, out: Path, picture: Path) -> None:
         frame.contour(edge > 0, [0.5], colors="#e4572e", linewidths=0.8)
         frame.set_title(title, color="white", fontsize=7)
         frame.axis("off")
-    figure.subplots_adjust(0, 0, 1, 0.9, 0.01, 0)
+    figure.subplots_adjust(0, 0, 1, 0.86, 0.01, 0)
     figure.savefig(picture, dpi=100, facecolor="black", metadata={"Software": None})
     plt.close(figure)
     with Image.open(picture) as drawn:
@@ -154,22 +154,22 @@ def main() -> None:
                 (
                     "structures from the T1w",
                     scans["T1w"],
-                    find("seg-aseg_desc-brainidFromT1w_dseg"),
+                    find("desc-brainidFromT1w_dseg"),
                     "labels",
                 ),
                 (
                     "structures from the FLAIR",
                     scans["FLAIR"],
-                    find("seg-aseg_desc-brainidFromFLAIR_dseg"),
+                    find("desc-brainidFromFLAIR_dseg"),
                     "labels",
                 ),
                 (
                     "structures from the T2w",
                     scans["T2w"],
-                    find("seg-aseg_desc-brainidFromT2w_dseg"),
+                    find("desc-brainidFromT2w_dseg"),
                     "labels",
                 ),
-                ("its bias field", find("desc-brainidFromT2w_RB1map", "fmap"), None, ""),
+                ("its bias field", find("desc-brainidFromT2w_RB1map", "fmap"), None, "field"),
             ],
             [
                 ("CRL: T1w from the T2w", find("desc-crlFromT2w_T1w"), None, ""),
