@@ -209,7 +209,7 @@ class TestBundled:
         assert card["weights"]["model"] == path.stem
         assert card["weights"]["id"] in {row.id for row in library.published()}
         assert card["weights"]["license"]
-        assert path.stat().st_size < 13e6  # Brain-ID holds three networks
+        assert path.stat().st_size < 8e6
         assert load_model(path.stem).card == card
 
     def test_cards_have_weights(self):
