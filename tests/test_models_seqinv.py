@@ -285,6 +285,8 @@ class TestModel:
         [
             ({"window": 40}, "window must be 0"),
             ({"window": 16}, "at least 32"),
+            ({"coarse": {"nose": 2}}, "'nose': 2} is not a head"),
+            ({"coarse": {"tissue": 1}}, "whole number above 1"),
             ({"preparation": "nice"}, "'nice' is not one of equalised"),
             ({"widths": [2, 3]}, "widths must be 5"),
         ],
@@ -292,6 +294,39 @@ class TestModel:
     def test_impossible_architectures_are_refused(self, changes, message):
         with pytest.raises(ValueError, match=message):
             make_model(**changes)
+
+
+class TestCoarseHeads:
+    """Heads of `coarse` see larger voxels; the others go on as before."""
+
+    def test_they_see_the_means_of_the_whole_image(self):
+        fine, coarse = make_model(), make_model(window=32, coarse={"tissue": 2})
+        small = random(1, 1, 32, 48, 16)
+        image = small.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+        raw = fine.network(fine.prepare(small[0])[0], ["tissue"])["tissue"]
+        expected = TISSUE.predict(nn.functional.interpolate(raw, scale_factor=2, mode="trilinear"))
+        torch.testing.assert_close(coarse.predict(image, ["tissue"])["tissue"], expected)
+
+    def test_the_others_are_what_they_were(self):
+        image = random(1, 1, 33, 40, 21)
+        plain, mixed = (
+            make_model(window=32, **more).predict(image) for more in ({}, {"coarse": {"stroke": 2}})
+        )
+        for name in ("tissue", "denoised"):
+            torch.testing.assert_close(mixed[name], plain[name], rtol=0, atol=0)
+        assert not torch.equal(mixed["lesion"], plain["lesion"])
+
+    @pytest.mark.parametrize("shape", [(70, 33, 20), (16, 17, 18), (31, 16, 16)])
+    def test_any_size_will_do(self, shape):
+        found = make_model(window=32, coarse={"tissue": 2, "stroke": 3}).predict(random(1, 1, *shape))
+        assert {value.shape for value in found.values()} == {(1, 1, *shape)}
+
+    def test_what_lies_beyond_the_image_does_not_matter(self):
+        model, image = make_model(coarse={"tissue": 2}), torch.zeros(1, 1, 64, 64, 64)
+        image[..., 10:50, 10:50, 10:50] = random(1, 1, 40, 40, 40)
+        whole = model.predict(image, ["tissue"])["tissue"]
+        cut = model.predict(image[..., :51, :55, :60], ["tissue"])["tissue"]
+        torch.testing.assert_close(cut, whole[..., :51, :55, :60])
 
 
 class TestFrozenEncoder:

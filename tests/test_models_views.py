@@ -8,7 +8,7 @@ import torch
 from bidsrep.errors import UsageError
 from bidsrep.models.network import Network
 from bidsrep.models.views import ViewHead, class_shares
-from bidsrep.training.glances import glance_losses, share_loss
+from bidsrep.training.glances import glance_losses, share_loss, squared_share
 from bidsrep.training.run import freeze
 
 HEADS = {"image": 1, "seg": 3, "superres": 1, "bias_field_log": 1}
@@ -100,13 +100,34 @@ def test_glances_train_views_without_the_backbone(network: Network) -> None:
         "classes": torch.randint(0, 3, (1, 1, 24, 24, 24)),
         "log_bias": 0.1 * torch.randn(1, 1, 24, 24, 24),
         "brain": torch.ones(1, 1, 24, 24, 24),
+        "target_superres": torch.rand(1, 1, 24, 24, 24),
     }
-    losses = glance_losses(network.head, batch, {"glance": True, "heads": ["seg", "bias_field_log"]})
-    assert set(losses) == {"seg", "bias_field_log"}
+    losses = glance_losses(network.head, batch, {"glance": True, "heads": list(VIEWS)})
+    assert set(losses) == set(VIEWS)
     sum(losses.values()).backward()
     moved = {name for name, value in network.named_parameters() if value.grad is not None}
     assert moved
-    assert all(name.startswith(("head.final_conv_seg.", "head.final_conv_bias")) for name in moved)
+    assert all(name.startswith(tuple(f"head.final_conv_{name}." for name in VIEWS)) for name in moved)
+
+
+def test_the_squared_share_tells_what_of_the_error_is_left() -> None:
+    torch.manual_seed(2)
+    clean, brain = torch.rand(2, 1, 8, 8, 8), (torch.rand(2, 1, 8, 8, 8) > 0.3).float()
+    lost = torch.randn_like(clean)
+    image = clean + lost * torch.tensor([1.0, 5.0]).reshape(2, 1, 1, 1, 1)
+    assert squared_share(image, image, clean, brain) == pytest.approx(1)
+    assert squared_share(clean, image, clean, brain) == pytest.approx(0, abs=1e-3)
+    half = (image + clean) / 2 + (1 - brain)  # what is outside the brain does not count
+    assert squared_share(half, image, clean, brain) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_super_resolution_that_does_nothing_has_lost_nothing(network: Network) -> None:
+    view = network.head.views["superres"]
+    torch.nn.init.zeros_(view.coarse.weight)
+    torch.nn.init.zeros_(view.coarse.bias)
+    batch = {"image": torch.rand(1, 1, 16, 16, 16), "brain": torch.ones(1, 1, 16, 16, 16)}
+    batch["target_superres"] = torch.rand(1, 1, 16, 16, 16)
+    assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"] == pytest.approx(1)
 
 
 def test_frozen_parameters_and_a_prefix_that_fits_none(network: Network) -> None:

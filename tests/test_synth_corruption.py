@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from bidsrep.synth.corruption import (
+    ISOTROPIC_MM,
     LEVELS,
     acquisition_matrices,
     add_noise_at_resolution,
     corrupt,
     sample_corruption,
+    sample_resolution,
 )
 
 SHAPE = (20, 22, 24)
@@ -64,3 +66,15 @@ def test_noise_has_the_drawn_standard_deviation() -> None:
     noisy = type(parameters)(**{**parameters.__dict__, "noise_std": 7.0})
     result = add_noise_at_resolution(torch.full((40, 40, 40), 100.0), noisy, 1.0)
     assert result.std().item() == pytest.approx(7.0, rel=0.03)
+
+
+def test_isotropic_voxels_and_draws_of_recipes_without_them() -> None:
+    for seed in range(20):
+        resolution, thickness = sample_resolution(
+            torch.Generator().manual_seed(seed), 1.0, 0.5, isotropic=1.0
+        )
+        assert len({*resolution, *thickness}) == 1
+        assert ISOTROPIC_MM[0] <= resolution[0] <= ISOTROPIC_MM[1]
+    one, other = (torch.Generator().manual_seed(5) for _ in range(2))
+    assert sample_resolution(one, 1.0, 0.5) == sample_resolution(other, 1.0, 0.5, isotropic=0.0)
+    assert torch.equal(one.get_state(), other.get_state())

@@ -37,6 +37,10 @@ LEVELS: dict[str, CorruptionRanges] = {
 }
 
 
+ISOTROPIC_MM = (2.0, 7.0)
+"""Sides of the cubes that `sample_resolution` draws."""
+
+
 @dataclass(frozen=True)
 class CorruptionParameters:
     """One draw; ``resolution`` and ``thickness`` are mm per axis."""
@@ -51,14 +55,18 @@ class CorruptionParameters:
 
 
 def sample_resolution(
-    generator: torch.Generator, spacing: float, clinical: float = 0.0
+    generator: torch.Generator, spacing: float, clinical: float = 0.0, isotropic: float = 0.0
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Voxel size and slice thickness (mm): isotropic, one thick axis, low field, or coarse per axis.
 
     The four equally likely cases are the reference's. ``clinical`` is the probability of drawing instead a
     2D clinical protocol (0.5 to 1.2 mm in plane, 2.5 to 6 mm slices along one axis), which is what hospitals
-    deliver most often; the reference has no such case for axes other than the third.
+    deliver most often; the reference has no such case for axes other than the third. Before all of these,
+    ``isotropic`` is the probability of cubes of `ISOTROPIC_MM`, as in Brain-ID's table of super-resolution.
     """
+    if isotropic and coin(generator, isotropic):  # recipes without it keep their draws
+        cube = (uniform_scalar(generator, *ISOTROPIC_MM),) * 3
+        return _at_least(list(cube), spacing), _at_least(list(cube), spacing)
     if coin(generator, clinical):
         axis = integer(generator, 0, 3)
         plane, slices = uniform_scalar(generator, 0.5, 1.2), uniform_scalar(generator, 2.5, 6.0)
@@ -91,13 +99,17 @@ def sample_corruption(
     level: Level,
     clinical: float = 0.0,
     blur: tuple[float, float] = (0.85, 1.15),
+    isotropic: float = 0.0,
 ) -> CorruptionParameters:
-    """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm; ``blur`` is ``blur_factor``'s range."""
+    """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm; ``blur`` is ``blur_factor``'s range.
+
+    ``clinical`` and ``isotropic``: see `sample_resolution`.
+    """
     ranges = LEVELS[level]
     resolution, thickness = (
         ((spacing,) * 3, (spacing,) * 3)
         if level == "none"
-        else sample_resolution(generator, spacing, clinical)
+        else sample_resolution(generator, spacing, clinical, isotropic)
     )
     scale = uniform_scalar(generator, *ranges.bias_scale)
     control = [max(2, round(scale * n * spacing)) for n in shape]

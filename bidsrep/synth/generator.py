@@ -39,8 +39,8 @@ class GeneratorConfig:
     ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``equations`` the
     share of those that come from signal equations; ``texture`` scales smooth variation within tissues, in
     units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices, ``blur`` how wide
-    a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56); ``rim_mm`` how much
-    fluid an imperfect brain mask may leave around the brain.
+    a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56), ``isotropic`` the share
+    of large cubic voxels; ``rim_mm`` how much fluid an imperfect brain mask may leave around the brain.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
@@ -49,6 +49,7 @@ class GeneratorConfig:
     texture: float = 0.0
     thick: float = 0.6
     blur: tuple[float, float] = (0.85, 1.15)
+    isotropic: float = 0.0
     lesion_probability: float = 0.6
     transplant_probability: float = 0.4
     large_lesion_probability: float = 0.15
@@ -188,7 +189,10 @@ def sample_acquisition(
         level = config.levels[integer(generator, 0, len(config.levels))]
     if coin(generator, config.clean_probability):
         level = "none"
-    parameters = sample_corruption(generator, tuple(image.shape), spacing, level, config.thick, config.blur)
+    size = tuple(image.shape)
+    parameters = sample_corruption(
+        generator, size, spacing, level, config.thick, config.blur, config.isotropic
+    )
     image, log_bias = corrupt(image * subject.brain, parameters, spacing)
     if clean is not None:
         clean, _ = corrupt(clean * subject.brain, undegraded(parameters, spacing), spacing)

@@ -23,7 +23,7 @@ SMOOTH = 1e-5
 def glance_losses(
     heads: nn.Module, batch: Mapping[str, Tensor], weights: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Losses of the views of the segmentation and the bias field, by the head's name.
+    """Losses of the views of the segmentation, the bias field and super-resolution, by the head's name.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def glance_losses(
     batch
         A mini-batch of `bidsrep.training.representation`.
     weights
-        The recipe's ``[losses]``: ``seg`` and ``bias``; ``heads`` as for the whole network.
+        The recipe's ``[losses]``: ``seg``, ``bias`` and ``superres``; ``heads`` as for the whole network.
     """
     assert isinstance(heads, Heads)
     losses = {}
@@ -48,6 +48,10 @@ def glance_losses(
         elif name == "bias_field_log":
             field, brain = (_means(batch[key], view.factor) for key in ("log_bias", "brain"))
             losses[name] = float(weights.get("bias", 1.0)) * bias_loss(raw, field, (brain > 0.5).float())
+        elif name == "superres":
+            weight, brain = float(weights.get("superres", 1.0)), batch["brain"]
+            clean, inside = _means(batch["target_superres"], view.factor), _means(brain, view.factor)
+            losses[name] = weight * squared_share(raw, _means(image, view.factor), clean, inside)
     if not losses:  # an anatomy without labels
         losses["none"] = next(iter(heads.views.values())).glance(image).sum() * 0
     return losses
@@ -78,6 +82,18 @@ def share_loss(raw: Tensor, shares: Tensor) -> Tensor:
     )
     cross_entropy = -(shares * log_probability).sum() / known.sum().clamp(min=1)
     return cross_entropy + (1 - dice)[sizes > 0].mean()
+
+
+def squared_share(raw: Tensor, image: Tensor, clean: Tensor, brain: Tensor) -> Tensor:
+    """Squared error of a restored image over that of the image itself, in the brain: 1 where nothing was gained.
+
+    All ``(B, 1, X, Y, Z)``. An image that lost little weighs as much as one that lost a lot; an error of a
+    hundredth of the intensity range is added to both, so that noise alone does not.
+    """
+    floor = 1e-4
+    error, before = (((value - clean).square() * brain).sum((1, 2, 3, 4)) for value in (raw, image))
+    voxels = brain.sum((1, 2, 3, 4)).clamp(min=1)
+    return ((error / voxels + floor) / (before / voxels + floor)).mean()
 
 
 def _means(volume: Tensor, factor: int) -> Tensor:
