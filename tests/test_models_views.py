@@ -127,7 +127,7 @@ def test_super_resolution_that_does_nothing_has_lost_nothing(network: Network) -
     torch.nn.init.zeros_(view.coarse.bias)
     batch = {"image": torch.rand(1, 1, 16, 16, 16), "brain": torch.ones(1, 1, 16, 16, 16)}
     batch["target_superres"] = torch.rand(1, 1, 16, 16, 16)
-    assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"] == pytest.approx(1)
+    assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"].item() == pytest.approx(1)
 
 
 def test_frozen_parameters_and_a_prefix_that_fits_none(network: Network) -> None:
