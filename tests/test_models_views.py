@@ -7,7 +7,7 @@ import torch
 
 from bidsrep.errors import UsageError
 from bidsrep.models.network import Network
-from bidsrep.models.views import ViewHead, class_shares
+from bidsrep.models.views import ViewHead, bands, class_shares
 from bidsrep.training.glances import glance_losses, share_loss, squared_share
 from bidsrep.training.run import freeze
 
@@ -15,7 +15,14 @@ HEADS = {"image": 1, "seg": 3, "superres": 1, "bias_field_log": 1}
 VIEWS = {
     "seg": {"factor": 3, "f_maps": 8, "num_levels": 2, "hidden": 4},
     "bias_field_log": {"factor": 4, "f_maps": 8, "num_levels": 2},
-    "superres": {"factor": 1, "f_maps": 8, "num_levels": 2, "hidden": 4, "residual": True},
+    "superres": {
+        "factor": 1,
+        "f_maps": 8,
+        "num_levels": 2,
+        "hidden": 4,
+        "residual": True,
+        "sharpen": [1.0, 2.4],
+    },
 }
 
 
@@ -58,6 +65,30 @@ def test_super_resolution_starts_as_its_input() -> None:
 
 def test_only_the_heads_that_are_asked_for(network: Network) -> None:
     assert set(network(torch.rand(1, 1, 16, 16, 16), ["seg"])) == {"seg"}
+
+
+def test_bands_are_what_gaussians_leave_and_add_up() -> None:
+    from scipy.ndimage import gaussian_filter1d
+
+    image = torch.rand(2, 1, 12, 13, 14, generator=torch.Generator().manual_seed(3))
+    found = bands(image, (1.0, 2.0))
+    assert len(found) == 6
+    for axis in range(3):
+        wide = gaussian_filter1d(image.numpy(), 2.0, axis=axis + 2, mode="nearest", truncate=3.0)
+        total = found[2 * axis] + found[2 * axis + 1]
+        torch.testing.assert_close(total, image - torch.from_numpy(wide), atol=1e-5, rtol=0)
+    assert max(band.abs().max() for band in bands(torch.ones(1, 1, 8, 8, 8), (1.0, 3.0))) < 1e-6
+
+
+def test_a_sharpening_view_can_be_a_deconvolution() -> None:
+    view = ViewHead(4, 1, 1, f_maps=8, num_levels=2, residual=True, sharpen=(1.0, 2.4))
+    image = torch.rand(1, 1, 16, 16, 16)
+    assert torch.equal(view(None, image), image)
+    torch.nn.init.constant_(view.coarse.bias, 0.5)
+    expected = image + 0.5 + 0.5 * sum(bands(image, (1.0, 2.4)))
+    torch.testing.assert_close(view(None, image), expected)
+    with pytest.raises(ValueError, match="needs a factor of 1, got 2"):
+        ViewHead(4, 1, 2, sharpen=(1.0,))
 
 
 def test_shares_of_classes() -> None:

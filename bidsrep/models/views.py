@@ -8,6 +8,9 @@ coarse for place and bias fields, the image's own for super-resolution.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,11 +18,16 @@ from torch import Tensor, nn
 from bidsrep.models.lean import lean_features
 from bidsrep.models.unet import UNet3D
 
+AXES = 3
+NOT_SHARPENED = "sharpen {} needs a factor of 1, got {}"
+
 
 class ViewHead(nn.Module):
     """``coarse(maps) + fine(features, image, maps)``: maps of a small UNet, interpolated to the image's grid.
 
-    The second summand, a convolution of 1x1x1 with one hidden layer, starts at zero.
+    The second summand, a convolution of 1x1x1 with one hidden layer, starts at zero. With ``sharpen``, the view
+    sees bands of the image along each axis as well (see `bands`), and adds ``sum_k weight_k(maps) * band_k``: a
+    deconvolution whose kernel the maps choose at every voxel.
 
     Parameters
     ----------
@@ -35,6 +43,8 @@ class ViewHead(nn.Module):
         Width of the hidden layer; 0 leaves the second summand out.
     residual
         Add the image to the output: super-resolution then starts as its input.
+    sharpen
+        Standard deviations of the bands' Gaussians, in voxels and rising; needs a ``factor`` of 1.
     """
 
     def __init__(
@@ -46,11 +56,16 @@ class ViewHead(nn.Module):
         num_levels: int = 4,
         hidden: int = 0,
         residual: bool = False,
+        sharpen: Sequence[float] = (),
     ) -> None:
         super().__init__()
+        if sharpen and factor != 1:
+            raise ValueError(NOT_SHARPENED.format(list(sharpen), factor))
         self.channels, self.factor, self.residual = channels, factor, residual
-        self.view = UNet3D(1, f_maps, num_levels)
-        self.coarse = nn.Conv3d(f_maps, channels, kernel_size=1)
+        self.f_maps, self.sharpen = f_maps, tuple(sharpen)
+        extra = AXES * len(self.sharpen)
+        self.view = UNet3D(1 + extra, f_maps, num_levels)
+        self.coarse = nn.Conv3d(f_maps, channels * (1 + extra), kernel_size=1)
         self.fine: nn.Module | None = None
         if hidden:
             last = nn.Conv3d(hidden, channels, kernel_size=1, bias=False)
@@ -69,15 +84,16 @@ class ViewHead(nn.Module):
         return F.avg_pool3d(padded, self.factor) if self.factor > 1 else padded
 
     def maps(self, image: Tensor) -> Tensor:
-        """What the view sees of ``(B, 1, X, Y, Z)``: ``(B, f_maps, ...)`` on the grid of `pooled`."""
+        """What the view sees of ``(B, 1, X, Y, Z)``: ``(B, f_maps, ...)`` on the grid of `pooled`, then the bands."""
         pooled = self.pooled(image)
-        if torch.is_grad_enabled():
-            return self.view(pooled)
-        return lean_features(self.view, pooled)
+        apart = bands(pooled, self.sharpen)
+        seen = torch.cat([pooled, *apart], dim=1)
+        maps = self.view(seen) if torch.is_grad_enabled() else lean_features(self.view, seen)
+        return torch.cat([maps, *apart], dim=1) if apart else maps
 
     def glance(self, image: Tensor) -> Tensor:
         """The first summand alone, ``(B, channels, ceil(X / factor), ...)`` on the view's grid; needs no features."""
-        raw = self.coarse(self.maps(image))
+        raw = self._mixed(self.maps(image))
         if self.residual:
             raw = raw + self.pooled(image)
         x, y, z = (-(-size // self.factor) for size in image.shape[2:])
@@ -90,11 +106,18 @@ class ViewHead(nn.Module):
     def rows(self, features: Tensor | None, image: Tensor, maps: Tensor, first: int) -> Tensor:
         """Raw output of some X-rows, from ``first`` on: features and image are of those rows, `maps` of all."""
         here = self._interpolated(maps, first, tuple(image.shape[2:]))
-        raw = self.coarse(here)
+        raw = self._mixed(here)
         if self.fine is not None:
             assert features is not None
-            raw = raw + self.fine(torch.cat([features, image, here], dim=1))
+            raw = raw + self.fine(torch.cat([features, image, here[:, : self.f_maps]], dim=1))
         return raw + image if self.residual else raw
+
+    def _mixed(self, maps: Tensor) -> Tensor:
+        """The first summand from `maps`: a value of its own, and the bands times their weights."""
+        own, *weights = self.coarse(maps[:, : self.f_maps]).split(self.channels, dim=1)
+        for number, weight in enumerate(weights, self.f_maps):
+            own = own + weight * maps[:, number : number + 1]
+        return own
 
     def _interpolated(self, maps: Tensor, first: int, size: tuple[int, ...]) -> Tensor:
         """Interpolate linearly between the centres of the view's voxels; `size` is that of the rows."""
@@ -110,6 +133,36 @@ class ViewHead(nn.Module):
             weight = (place - below).reshape(shape)
             maps = torch.lerp(maps.index_select(axis, below), maps.index_select(axis, above), weight)
         return maps
+
+
+def bands(image: Tensor, sigmas: Sequence[float]) -> list[Tensor]:
+    """Differences of ever wider Gaussians along one axis each, ``(B, 1, X, Y, Z)``; all zero in a constant image.
+
+    The first of an axis is the image minus its Gaussian of ``sigmas[0]`` voxels; then come those between
+    neighbours of ``sigmas``. Beyond the image its rim goes on.
+    """
+    found = []
+    for axis in range(2, 2 + AXES):
+        finer = image
+        for sigma in sigmas:
+            coarser = _smooth(image, sigma, axis)
+            found.append(finer - coarser)
+            finer = coarser
+    return found
+
+
+def _smooth(image: Tensor, sigma: float, axis: int) -> Tensor:
+    """Gaussian along one axis: sums of shifted copies, which take less memory than a convolution's."""
+    radius, size = math.ceil(3 * sigma), image.shape[axis]
+    offsets = range(-radius, radius + 1)
+    weights = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in offsets]
+    pad = [0] * (2 * AXES)
+    pad[2 * (4 - axis) : 2 * (4 - axis) + 2] = [radius, radius]
+    padded = F.pad(image, pad, mode="replicate")
+    total = torch.zeros_like(image)
+    for offset, weight in zip(offsets, weights, strict=True):
+        total.add_(padded.narrow(axis, radius + offset, size), alpha=weight / sum(weights))
+    return total
 
 
 def class_shares(classes: Tensor, count: int, factor: int) -> Tensor:

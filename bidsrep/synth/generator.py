@@ -194,10 +194,12 @@ def sample_acquisition(
         generator, size, spacing, level, config.thick, config.blur, config.isotropic
     )
     image, log_bias = corrupt(image * subject.brain, parameters, spacing)
+    top = percentile_of(image, subject.brain)
     if clean is not None:
+        # On the scale of the image: what is restored must not become brighter.
         clean, _ = corrupt(clean * subject.brain, undegraded(parameters, spacing), spacing)
-        clean = normalise(clean, subject.brain)
-    return Acquisition(normalise(image, subject.brain), clean, log_bias, contrast)
+        clean = (clean / top).clamp_(0, 2) * subject.brain
+    return Acquisition((image / top).clamp_(0, 2) * subject.brain, clean, log_bias, contrast)
 
 
 def _paint(
@@ -215,13 +217,19 @@ def _paint(
 
 def normalise(image: Tensor, brain: Tensor) -> Tensor:
     """Divide by the 99.5th percentile inside the brain, clip to [0, 2], 0 outside; what inference does."""
+    if not bool(brain.any()):
+        return image
+    return (image / percentile_of(image, brain)).clamp_(0, 2) * brain
+
+
+def percentile_of(image: Tensor, brain: Tensor) -> Tensor:
+    """The 99.5th percentile inside the brain, at least 1e-6; 1 where there is no brain."""
     # Every second or third voxel along each axis tells the percentile of a large image well enough.
     step = max(1, round((image.numel() / 250_000) ** (1 / 3)))
     values = image[::step, ::step, ::step][brain[::step, ::step, ::step]]
     if not len(values):
-        return image
-    top = values.kthvalue(max(1, math.ceil(0.995 * len(values)))).values.clamp(min=1e-6)
-    return (image / top).clamp_(0, 2) * brain
+        return torch.ones((), device=image.device)
+    return values.kthvalue(max(1, math.ceil(0.995 * len(values)))).values.clamp(min=1e-6)
 
 
 def _from_labels(source: Source, coordinates: Tensor) -> Subject:
