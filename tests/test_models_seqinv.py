@@ -285,8 +285,7 @@ class TestModel:
         [
             ({"window": 40}, "window must be 0"),
             ({"window": 16}, "at least 32"),
-            ({"coarse": {"nose": 2}}, "'nose': 2} is not a head"),
-            ({"coarse": {"tissue": 1}}, "whole number above 1"),
+            ({"views": {"nose": {"factor": 2}}}, "views of what are no heads: nose"),
             ({"preparation": "nice"}, "'nice' is not one of equalised"),
             ({"widths": [2, 3]}, "widths must be 5"),
         ],
@@ -296,37 +295,44 @@ class TestModel:
             make_model(**changes)
 
 
-class TestCoarseHeads:
-    """Heads of `coarse` see larger voxels; the others go on as before."""
+VIEW = {"factor": 3, "f_maps": 8, "num_levels": 2, "hidden": 4}
 
-    def test_they_see_the_means_of_the_whole_image(self):
-        fine, coarse = make_model(), make_model(window=32, coarse={"tissue": 2})
-        small = random(1, 1, 32, 48, 16)
-        image = small.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
-        raw = fine.network(fine.prepare(small[0])[0], ["tissue"])["tissue"]
-        expected = TISSUE.predict(nn.functional.interpolate(raw, scale_factor=2, mode="trilinear"))
-        torch.testing.assert_close(coarse.predict(image, ["tissue"])["tissue"], expected)
 
-    def test_the_others_are_what_they_were(self):
-        image = random(1, 1, 33, 40, 21)
-        plain, mixed = (
-            make_model(window=32, **more).predict(image) for more in ({}, {"coarse": {"stroke": 2}})
+class TestViews:
+    """Heads with a view of their own see the whole image and the encoder's first level."""
+
+    def viewing(self, **changes) -> SeqInv:
+        model = make_model(views={"tissue": VIEW}, **changes)
+        nn.init.normal_(model.network.heads["tissue"].fine[2].weight)
+        return model
+
+    def test_they_need_no_windows(self):
+        image = random(1, 1, 48, 54, 48)
+        whole, windowed = (self.viewing(window=window).predict(image) for window in (0, 32))
+        assert torch.equal(whole["tissue"], windowed["tissue"])
+        assert not torch.equal(whole["denoised"], windowed["denoised"])
+
+    def test_they_read_the_frozen_encoder(self):
+        model, image = self.viewing(), random(1, 1, 48, 48, 48)
+        before = model.predict(image, ["tissue"])["tissue"]
+        nn.init.normal_(model.network.encoder.conv_0.conv_1.conv.weight)
+        assert not torch.equal(model.predict(image, ["tissue"])["tissue"], before)
+
+    @pytest.mark.parametrize("shape", [(70, 33, 20), (16, 17, 18)])
+    def test_what_lies_beyond_the_image_is_air(self, shape):
+        model = self.viewing()
+        prepared, _ = model.prepare(random(1, *shape))
+        air = float(prepared.min())
+        larger = nn.functional.pad(prepared, (0, 6) * 3, value=air)
+        larger = nn.functional.pad(
+            larger, [n for size in reversed(larger.shape[2:]) for n in (0, -size % 6)], value=air
         )
-        for name in ("tissue", "denoised"):
-            torch.testing.assert_close(mixed[name], plain[name], rtol=0, atol=0)
-        assert not torch.equal(mixed["lesion"], plain["lesion"])
-
-    @pytest.mark.parametrize("shape", [(70, 33, 20), (16, 17, 18), (31, 16, 16)])
-    def test_any_size_will_do(self, shape):
-        found = make_model(window=32, coarse={"tissue": 2, "stroke": 3}).predict(random(1, 1, *shape))
-        assert {value.shape for value in found.values()} == {(1, 1, *shape)}
-
-    def test_what_lies_beyond_the_image_does_not_matter(self):
-        model, image = make_model(coarse={"tissue": 2}), torch.zeros(1, 1, 64, 64, 64)
-        image[..., 10:50, 10:50, 10:50] = random(1, 1, 40, 40, 40)
-        whole = model.predict(image, ["tissue"])["tissue"]
-        cut = model.predict(image[..., :51, :55, :60], ["tissue"])["tissue"]
-        torch.testing.assert_close(cut, whole[..., :51, :55, :60])
+        padded = [size + -size % 6 for size in shape]
+        cut = larger[..., : padded[0], : padded[1], : padded[2]]
+        expected = TISSUE.predict(model.network(cut, ["tissue"])["tissue"])
+        x, y, z = (slice(size) for size in shape)
+        found = TISSUE.predict(model._view(prepared, ["tissue"])["tissue"])
+        torch.testing.assert_close(found, expected[..., x, y, z])
 
 
 class TestFrozenEncoder:

@@ -11,6 +11,7 @@ and four levels (paper: five blocks), max-pooling, no parameters in the instance
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,7 +32,6 @@ from bidsrep.tasks.tissue import TISSUE
 
 PREPARATIONS = ("equalised", "scaled", "none")
 NOT_A_PREPARATION = "preparation {!r} is not one of " + ", ".join(PREPARATIONS)
-NOT_COARSE = "[architecture] coarse: {!r} is not a head of this network with a whole number above 1"
 NOT_A_WINDOW = "window must be 0 (the whole volume) or a multiple of {} of at least {} voxels, got {}"
 ONE_VOXEL = "the volume has {} voxels, but the instance norm of seqinv needs more than {} along some axis"
 FEATURES = "features"
@@ -42,9 +42,8 @@ class SeqInv(Model):
 
     Besides what `SeqInvNetwork` takes, a card's ``[architecture]`` says ``window`` (side in voxels of the
     crops the weights were trained on; 0 for whole volumes) and ``preparation`` (``equalised`` as published,
-    ``scaled`` without the equalisation, ``none`` for images that are prepared already). Its ``[architecture.coarse]``
-    names heads that were trained on larger voxels, each with how many of the image's go into one along an axis;
-    such a head sees the whole image at once, encoder included, and its raw output is interpolated.
+    ``scaled`` without the equalisation, ``none`` for images that are prepared already). Heads
+    with a view of their own see the whole image at once.
     """
 
     name = "seqinv"
@@ -57,7 +56,6 @@ class SeqInv(Model):
         """The untrained network that a card's ``[architecture]`` describes."""
         arguments = dict(architecture)
         _window(arguments.pop("window", 0), cls.stride)
-        _coarse(arguments.pop("coarse", {}), arguments.get("heads", {}))
         if (preparation := arguments.pop("preparation", PREPARATIONS[0])) not in PREPARATIONS:
             raise ValueError(NOT_A_PREPARATION.format(preparation))
         return SeqInvNetwork(**arguments)
@@ -86,7 +84,6 @@ class SeqInv(Model):
         super().__init__(network, card, device, dtype)
         self.window = _window(card["architecture"].get("window", 0), self.stride)
         self.preparation = str(card["architecture"].get("preparation", PREPARATIONS[0]))
-        self.coarse = _coarse(card["architecture"].get("coarse", {}), card["architecture"]["heads"])
 
     @property
     def divisor(self) -> int:
@@ -138,35 +135,25 @@ class SeqInv(Model):
 
     def _predict_one(self, image: Tensor, wanted: tuple[Task, ...]) -> dict[str, Tensor]:
         prepared, preparation = self.prepare(image)
+        heads, views = [task.head for task in wanted], self.network.views
         raw: dict[str, Tensor] = {}
-        if fine := [task.head for task in wanted if task.head not in self.coarse]:
-            raw |= self._compute(lambda window: self.network(window, fine), prepared)
-        for factor in {self.coarse[task.head] for task in wanted if task.head in self.coarse}:
-            raw |= self._compute_coarsely(
-                image, [task.head for task in wanted if self.coarse.get(task.head) == factor], factor
-            )
+        if decoders := [name for name in heads if name not in views]:
+            raw |= self._compute(lambda window: self.network(window, decoders), prepared)
+        if viewers := [name for name in heads if name in views]:
+            raw |= self._compute(lambda whole: self._view(whole, viewers), prepared, whole=True)
         predictions = {task.name: task.predict(raw[task.head]) for task in wanted}
         if DENOISED.name in predictions:
             clean = denoise(prepared, predictions[DENOISED.name])
             predictions[DENOISED.name] = clean if preparation is None else preparation.invert(clean)
         return predictions
 
-    def _compute_coarsely(self, image: Tensor, heads: list[str], factor: int) -> dict[str, Tensor]:
-        """Raw outputs ``(1, C, X, Y, Z)`` of heads that see an image ``(1, X, Y, Z)`` on voxels ``factor`` times as long."""
-        shape = image.shape[1:]
-        sides = [-(-size // (factor * self.stride)) * factor * self.stride for size in shape]
-        if max(sides) < 2 * factor * self.stride:
-            sides[0] *= 2  # the instance norm needs more than one value
-        beyond = [
-            n for size, side in zip(reversed(shape), reversed(sides), strict=True) for n in (0, side - size)
-        ]
-        prepared, _ = self.prepare(F.avg_pool3d(F.pad(image, beyond), factor))
-        found = self._compute(lambda whole: self.network(whole, heads), prepared, whole=True)
-        x, y, z = (slice(size) for size in shape)
-        return {
-            name: F.interpolate(value, scale_factor=factor, mode="trilinear")[..., x, y, z]
-            for name, value in found.items()
-        }
+    def _view(self, prepared: Tensor, heads: list[str]) -> dict[str, Tensor]:
+        """Raw outputs of heads with a view; what lies beyond the image is air, not the zero of their padding."""
+        divisor = math.lcm(*(self.network.heads[name].divisor for name in heads))
+        beyond = [n for size in reversed(prepared.shape[2:]) for n in (0, -size % divisor)]
+        x, y, z = (slice(size) for size in prepared.shape[2:])
+        found = self.network(F.pad(prepared, beyond, value=float(prepared.min())), heads)
+        return {name: value[..., x, y, z] for name, value in found.items()}
 
     def _compute(
         self, compute: Any, prepared: Tensor, stride: int = 1, whole: bool = False
@@ -195,17 +182,3 @@ def _window(side: Any, stride: int) -> int:
     if not isinstance(side, int) or side % stride or 0 < side < least or side < 0:
         raise ValueError(NOT_A_WINDOW.format(stride, least, side))
     return side
-
-
-def _coarse(factors: Mapping[str, Any], heads: Collection[str]) -> dict[str, int]:
-    """Check a card's coarse heads.
-
-    Raises
-    ------
-    ValueError
-        If one is not a head, or its voxels are not larger than the image's.
-    """
-    for name, factor in factors.items():
-        if name not in heads or not isinstance(factor, int) or factor < 2:
-            raise ValueError(NOT_COARSE.format({name: factor}))
-    return dict(factors)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bidsrep.models.views import ViewHead
+
 LEVELS = 5
+STRAY_VIEWS = "views of what are no heads: {}"
 WIDTHS = "widths must be {} positive numbers of channels, got {}"
 
 
@@ -182,6 +185,10 @@ class SeqInvNetwork(nn.Module):
         Hidden and last width of the projector; empty for a network without.
     reconstructor
         Whether the network has one.
+    views
+        Heads that are `ViewHead`s instead of decoders, and what these take; ``hidden`` reads the encoder's first
+        level. Short trainings need them: normalised to unit variance down to a few voxels, the encoder's coarse
+        levels tell a new decoder little about where in the brain it is.
     """
 
     def __init__(
@@ -193,6 +200,7 @@ class SeqInvNetwork(nn.Module):
         head_width: int = 32,
         projection: Sequence[int] = (),
         reconstructor: bool = False,
+        views: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
         if len(widths) != LEVELS or min(widths) < 1:
@@ -200,8 +208,16 @@ class SeqInvNetwork(nn.Module):
         self.encoder = Encoder(widths, dropout)
         self.projector = Projector(widths[-1], *projection) if projection else None
         self.reconstructor = Reconstructor(widths[-1]) if reconstructor else None
+        self.views = frozenset(views or ())
+        if stray := self.views - set(heads):
+            raise ValueError(STRAY_VIEWS.format(", ".join(sorted(stray))))
         self.heads = nn.ModuleDict(
-            {name: Head(widths, head_width, channels, dropout) for name, channels in heads.items()}
+            {
+                name: ViewHead(widths[0], channels, **(views or {})[name])
+                if name in self.views
+                else Head(widths, head_width, channels, dropout)
+                for name, channels in heads.items()
+            }
         )
         self.frozen = False
 
@@ -220,5 +236,9 @@ class SeqInvNetwork(nn.Module):
 
     def forward(self, image: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Raw outputs ``(B, channels, X, Y, Z)`` of the heads (or of those named) for an image."""
-        levels = self.encoder.levels(image)
-        return {name: head(levels) for name, head in self.heads.items() if names is None or name in names}
+        wanted = [name for name in self.heads if names is None or name in names]
+        levels = self.encoder.levels(image) if set(wanted) - self.views else [self.encoder.conv_0(image)]
+        return {
+            name: self.heads[name](levels[0], image) if name in self.views else self.heads[name](levels)
+            for name in wanted
+        }

@@ -76,10 +76,14 @@ class ViewHead(nn.Module):
             nn.init.zeros_(self.coarse.weight)
             nn.init.zeros_(torch.as_tensor(self.coarse.bias))
 
+    @property
+    def divisor(self) -> int:
+        """Images whose sides are multiples of this are not padded."""
+        return int(self.factor * 2 ** (self.view.num_levels - 1))
+
     def pooled(self, image: Tensor) -> Tensor:
         """The image ``(B, 1, X, Y, Z)`` on the view's grid, with zeros behind it up to a side that halves evenly."""
-        divisor = self.factor * 2 ** (self.view.num_levels - 1)
-        beyond = [-size % divisor for size in reversed(image.shape[2:])]
+        beyond = [-size % self.divisor for size in reversed(image.shape[2:])]
         padded = F.pad(image, [n for pad in beyond for n in (0, pad)]) if any(beyond) else image
         return F.avg_pool3d(padded, self.factor) if self.factor > 1 else padded
 
