@@ -17,6 +17,12 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 """Always 1: with more, two registrations of the same images differ in the last digits."""
 
+USER_NAME = "LOGNAME"
+"""The first variable that Python's `getpass.getuser` looks at."""
+
+READ_BY = {"conform": "in_file", "brain_mask": "given_mask", "_evaluate": "given_lesions"}
+"""Steps that read files of others, by the end of their names, and the input that names the files."""
+
 NO_GRAPH = (
     "--use-plugin {}: {} does not wait for its jobs, so nothing could be said about them. Use 'plugin: {}'."
 )
@@ -34,7 +40,7 @@ def configure_nipype(settings: Settings, crash_dir: Path) -> None:
     config.update_config(
         {
             "execution": {
-                "crashdump_dir": str(crash_dir),
+                "crashdump_dir": str(crash_dir).replace("%", "%%"),  # else a name to look up
                 "crashfile_format": "txt",
                 "poll_sleep_duration": POLL_S,
                 "stop_on_first_crash": settings.stop_on_first_crash,
@@ -56,6 +62,32 @@ def configure_nipype(settings: Settings, crash_dir: Path) -> None:
     level = (logging.CRITICAL, logging.WARNING, logging.INFO)[min(settings.verbose, 2)]
     for name in ("workflow", "interface", "utils"):
         nipype_logging.getLogger(f"nipype.{name}").setLevel(level)
+
+
+def hash_inputs_by_content(workflow: Any) -> None:
+    """Have the steps that read files of others recognise them by what is in them.
+
+    Between steps times of change will do; but a scan may be replaced by another of the same size and time.
+    """
+    for node in workflow._get_all_nodes():
+        field = next((field for name, field in READ_BY.items() if node.name.endswith(name)), None)
+        given = getattr(node.inputs, field) if field else None
+        if isinstance(given, str) or (isinstance(given, list) and any(given)):
+            node.config["execution"]["hash_method"] = "content"
+
+
+@contextmanager
+def without_user_name() -> Iterator[None]:
+    """Keep the user's name out of the names of crash files; who has none needs none, either."""
+    before = os.environ.get(USER_NAME)
+    os.environ[USER_NAME] = "bidsrep"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(USER_NAME, None)
+        else:
+            os.environ[USER_NAME] = before
 
 
 @contextmanager

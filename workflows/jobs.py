@@ -1,18 +1,24 @@
 """The sessions of a run, what is still to do in each, and what became of it."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bidsrep.bids.files import write_text
 from bidsrep.bids.names import log_dir
 from bidsrep.bids.scans import Scan, Session
 from bidsrep.errors import ImageError
-from bidsrep.reports.crashes import Crash, crashes_of
+from bidsrep.reports.crashes import Crash, crashes_of, read_crash
 from bidsrep.settings import Settings
 from bidsrep.workflows import ledger
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.participant import node_prefixes
 from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
+from bidsrep.workflows.workfolder import WorkFolder
+
+BIDS_DIR = "BIDS_DIR"
+"""Stands in crash files for the place of the dataset."""
 
 
 @dataclass
@@ -41,6 +47,7 @@ class SessionJob:
     done: bool = False
     crashed: bool = False
     retried: bool = False
+    busy: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
@@ -86,6 +93,16 @@ class SessionJob:
         """Where this run leaves the session's settings and crash files."""
         return log_dir(self.settings.out_dir, self.session, self.settings.run_uuid)
 
+    def claimed(self, work: WorkFolder) -> bool:
+        """Take the session for this run alone; if another is at work on it, that becomes its message."""
+        if self.plan is None:
+            return False
+        message = work.claim(self.plan)
+        if message is not None:
+            self.messages.append(f"{self.label}: {message}.")
+            self.plan, self.busy = None, True
+        return message is None
+
     def take_stock(self, keep: Callable[[SessionPlan], None]) -> bool:
         """Look at what a pass of the graph left; tell whether another pass is worthwhile.
 
@@ -113,7 +130,8 @@ class SessionJob:
             return True
         prefixes = node_prefixes(self.plan)
         keys = {key for crash in crashes for prefix, key in prefixes.items() if prefix in crash.node}
-        self.messages += [_explain(crash, prefixes) for crash in crashes]
+        place = f"{self.settings.bids_dir}/"
+        self.messages += [_explain(crash, prefixes).replace(f"{BIDS_DIR}/", place) for crash in crashes]
         if not keys:
             if not crashes:
                 self.messages.append(
@@ -126,9 +144,32 @@ class SessionJob:
 
     def _new_crashes(self) -> list[Crash]:
         found = crashes_of(self.log_dir.parent, self.settings.out_dir, self.log_dir.name)
-        new = [crash for crash in found if crash.file not in self._seen]
-        self._seen.update(crash.file for crash in new)
-        return new
+        new = [crash.file for crash in found if crash.file not in self._seen]
+        self._seen.update(new)
+        for name in new:
+            self._withhold_places(self.settings.out_dir / name)
+        return [read_crash(self.settings.out_dir / name, self.settings.out_dir) for name in new]
+
+    def _withhold_places(self, crash_file: Path) -> None:
+        """Take out of a crash file, which the pages show, where on this machine things lie."""
+        if crash_file.suffix != ".txt":
+            return
+        text = crash_file.read_text(encoding="utf-8", errors="replace")
+        for word, place in self._places().items():
+            text = text.replace(f"{place}/", f"{word}/")
+        write_text(crash_file, text)
+
+    def _places(self) -> dict[str, str]:
+        """Name the folders of this run and of Python, the innermost first."""
+        places = {"WORK_DIR": self.settings.work_dir.resolve(), BIDS_DIR: self.settings.bids_dir}
+        places |= dict(self.settings.derivatives)
+        places |= {
+            "OUT_DIR": self.settings.out_dir,
+            "PYTHON": Path(sys.prefix),
+            "CODE": Path(__file__).parents[1],
+        }
+        named = sorted(places.items(), key=lambda item: len(item[1].parts), reverse=True)
+        return {word: str(place) for word, place in named if len(place.parts) > 1}
 
     def _finish(self) -> None:
         """Record what is done; if scans were lost on the way, the next run tries them again."""

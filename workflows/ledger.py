@@ -5,13 +5,12 @@ planned file is there, and does not depend on the work folder. The work is left 
 the same inputs, settings, weights and version as the run at hand, and its files are as recorded.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bidsrep import __version__
-from bidsrep.bids.files import sha256_file, write_json
+from bidsrep.bids.files import read_json, sha256_file, write_json
 from bidsrep.bids.names import session_dir
 from bidsrep.bids.scans import Session
 from bidsrep.settings import Settings
@@ -118,7 +117,7 @@ def record(
     leftovers = {*before.get("outputs", {}), *before.get("leftovers", [])} - outputs.keys()
     if not failed:
         for name in leftovers:
-            _remove(out_dir / name)
+            _remove(out_dir, name)
         leftovers = set()
     content: dict[str, Any] = {"fingerprint": wanted, "outputs": outputs}
     if failed:
@@ -158,17 +157,37 @@ def _unchanged(path: Path, state: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        complete = {"fingerprint", "outputs"} <= content.keys()
-    except (OSError, ValueError, AttributeError):
+        content = read_json(path)
+    except (OSError, ValueError):
         return None
-    return content if complete else None
+    return content if _is_record(content) else None
 
 
-def _remove(path: Path) -> None:
-    """Delete a file of an earlier run that the present one does not make, unless it lies elsewhere."""
-    if ".." not in path.parts:
-        path.unlink(missing_ok=True)
+def _is_record(content: Any) -> bool:
+    """Tell whether something has the form of what `record` writes."""
+    match content:
+        case {"fingerprint": dict(fingerprint), "outputs": dict(outputs)}:
+            parts = (fingerprint.get(name, {}) for name in ("inputs", "settings", "weights"))
+            names = (content.get(name, []) for name in ("failed", "leftovers"))
+            return (
+                all(isinstance(part, dict) for part in parts)
+                and all(
+                    isinstance(s, dict) and {"size", "sha256", "mtime_ns"} <= s.keys()
+                    for s in outputs.values()
+                )
+                and all(isinstance(n, list) and all(isinstance(item, str) for item in n) for n in names)
+            )
+    return False
+
+
+def _remove(out_dir: Path, name: str) -> None:
+    """Delete a file of an earlier run that the present one does not make, but nothing outside the output folder."""
+    path = out_dir / name
+    try:
+        if path.parent.resolve().is_relative_to(out_dir.resolve()):
+            path.unlink(missing_ok=True)
+    except (OSError, ValueError):  # a folder, a name no file can have: not what a run has written
+        pass
 
 
 def _relative(path: Path, root: Path) -> str:

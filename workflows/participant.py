@@ -28,8 +28,7 @@ def init_bidsrep_wf(plans: Sequence[SessionPlan], settings: Settings, models: Ru
     models : RunModels
         The networks.
     """
-    version = "_".join(__version__.split(".")[:2])
-    workflow = pe.Workflow(f"bidsrep_{version}_wf", base_dir=str(Path(settings.work_dir).resolve()))
+    workflow = pe.Workflow(run_wf_name(), base_dir=str(Path(settings.work_dir).resolve()))
     for subject, group in groupby(plans, key=lambda plan: plan.session.subject):
         name = subject_wf_name(subject)
         workflow.add_nodes([init_subject_wf(list(group), settings, models, name=name)])
@@ -47,6 +46,12 @@ def init_subject_wf(
         _set_crash_dir(session_wf, crash_dir)
         workflow.add_nodes([session_wf])
     return workflow
+
+
+def run_wf_name() -> str:
+    """Name the workflow of a run, with the version: ``bidsrep_0_1_wf``."""
+    version = "_".join(__version__.split(".")[:2])
+    return f"bidsrep_{version}_wf"
 
 
 def subject_wf_name(subject: str) -> str:

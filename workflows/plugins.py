@@ -6,17 +6,24 @@ status callback hears ``complete``, with a session's last step, when all of its 
 
 When the kernel kills a worker (out of memory), `concurrent.futures` breaks every future of the pool.
 Nipype 1.11 reads the result inside the done-callback, where the exception is swallowed, and then waits
-for ever. Here the step is reported as failed and the pool is made anew for the steps that follow.
+for ever. Here the step is reported as failed and the pool is made anew for the steps that follow. And when the
+main process is killed, its workers would wait for ever for what it has to say, or write into the work folder of
+the run that follows: here they end with it.
 
 At every look at the queue, several times a second, Nipype adds up the matrix of the graph's dependencies in a
 way that converts it three times: half a processor for a cohort of twenty scans. `Dependencies` counts instead.
 """
 
-from collections.abc import Iterable
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -40,12 +47,21 @@ KILLED = (
 
 
 def start_worker(folder: str, level: int) -> None:
-    """Set a worker up: in the run's folder, and as talkative as the process that started it."""
+    """Set a worker up: in the run's folder, as talkative as the process that started it, and gone when that is."""
     from nipype import logging
 
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     multiproc.process_initializer(folder)
     for name in ("workflow", "interface", "utils"):
         logging.getLogger(f"nipype.{name}").setLevel(level)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one has ended, however it did, and end as well."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 class Dependencies(sparse.lil_matrix):
@@ -62,24 +78,58 @@ class Dependencies(sparse.lil_matrix):
 class LinearPlugin(linear.LinearPlugin):
     """Run a graph in this process, one connected part (a session) after another."""
 
+    _status_callback: Any
+
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run every part, whatever becomes of the others; raise the first error at the end."""
         errors = []
-        for nodes in list(weakly_connected_components(graph)):
-            part = DiGraph()
-            part.add_nodes_from((node, graph.nodes[node]) for node in graph if node in nodes)
-            part.add_edges_from(graph.edges(nodes, data=True))
-            try:
-                super().run(part, config, updatehash=updatehash)
-            except Exception as error:
-                if str2bool(config["execution"]["stop_on_first_crash"]):
-                    raise
-                errors.append(error)
-            else:
-                if self._status_callback:
+        with self._interruptible():
+            for nodes in list(weakly_connected_components(graph)):
+                part = DiGraph()
+                part.add_nodes_from((node, graph.nodes[node]) for node in graph if node in nodes)
+                part.add_edges_from(graph.edges(nodes, data=True))
+                try:
+                    super().run(part, config, updatehash=updatehash)
+                except Exception as error:
+                    if str2bool(config["execution"]["stop_on_first_crash"]):
+                        raise
+                    errors.append(error)
+                else:
                     self._status_callback(next(iter(part)), COMPLETE)
         if errors:
             raise errors[0]
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let an interrupt end the run: one that comes within a step is to Nipype a failure of that step alone."""
+        came: list[int] = []
+        heard, folder = self._status_callback, os.getcwd()
+
+        def follow(node: Any, status: str) -> None:
+            if came:
+                raise KeyboardInterrupt
+            if heard:
+                heard(node, status)
+
+        before = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+        def note(number: int, frame: Any) -> None:
+            came.append(number)
+            before[signal.Signals(number)](number, frame)
+
+        for number in before:
+            signal.signal(number, note)
+        self._status_callback = follow
+        try:
+            yield
+        finally:
+            self._status_callback = heard
+            os.chdir(folder)  # steps are left where the interrupt found them
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Parts(DistributedPluginBase):

@@ -9,17 +9,26 @@ from pathlib import Path
 
 from bidsrep.bids.dataset import write_dataset_files
 from bidsrep.bids.discovery import find_sessions
+from bidsrep.bids.files import remove_leftovers
 from bidsrep.bids.names import report_path, session_dir
+from bidsrep.bids.provenance import provenance_dir
 from bidsrep.bids.scans import Session
 from bidsrep.errors import ExitCode
 from bidsrep.settings import Settings
-from bidsrep.workflows.execution import configure_nipype, make_plugin, thread_limits
+from bidsrep.workflows.execution import (
+    configure_nipype,
+    hash_inputs_by_content,
+    make_plugin,
+    thread_limits,
+    without_user_name,
+)
 from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import SessionPlan, describe
 from bidsrep.workflows.progress import Progress
 from bidsrep.workflows.provenance import Recorder
 from bidsrep.workflows.usage import measured
+from bidsrep.workflows.workfolder import WorkFolder
 
 LOGGER = logging.getLogger("bidsrep")
 SLOPPY = (
@@ -52,6 +61,7 @@ def run_participants(settings: Settings) -> int:
         for message in messages:
             LOGGER.error("sub-%s: %s", subject, message)
     failed_reports = write_reports(settings, _reports_due(jobs, settings))
+    sweep([job for job in jobs if job.reasons], settings.out_dir)
     LOGGER.info("%s", summary(jobs, failed_reports))
     return ExitCode.SOME_FAILED if trouble or failed_reports else ExitCode.OK
 
@@ -71,8 +81,14 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
         return
     isolate = False
     recorder = Recorder.start(settings, models)
-    with thread_limits(settings), measured([job.log_dir for job in waiting], settings):
-        while waiting:
+    folders = [job.log_dir for job in waiting]
+    with (
+        thread_limits(settings),
+        without_user_name(),
+        WorkFolder.opened(settings) as work,
+        measured(folders, settings),
+    ):
+        while waiting := [job for job in waiting if job.claimed(work)]:
             error = run_graph(waiting, settings, models, recorder, isolate)
             again = [job for job in waiting if not job.done and _take_stock(job, recorder)]
             if error is not None and not any(job.done or job.crashed for job in waiting):
@@ -106,6 +122,7 @@ def run_graph(
             LOGGER.warning("%s: not recorded yet (%s).", job_of[id(plan)].label, error)
 
     workflow = init_bidsrep_wf(plans, settings, models)
+    hash_inputs_by_content(workflow)
     if settings.write_graph:
         draw_graph(workflow, settings)
     plugin, arguments = make_plugin(
@@ -116,6 +133,16 @@ def run_graph(
     except Exception as error:  # noqa: BLE001 - the crash files tell which step failed and why
         return error
     return None
+
+
+def sweep(jobs: Iterable[SessionJob], out_dir: Path) -> None:
+    """Remove what killed runs left half-written where these sessions have their files."""
+    folders = {out_dir, out_dir / "logs"}
+    for job in jobs:
+        folders |= {session_dir(out_dir, job.session, datatype) for datatype in ("anat", "figures", "log")}
+        folders.add(provenance_dir(out_dir, job.session.subject))
+    for folder in folders:
+        remove_leftovers(folder)
 
 
 def draw_graph(workflow, settings: Settings) -> Path:  # noqa: ANN001 (nipype is imported late)
@@ -140,7 +167,13 @@ def write_reports(settings: Settings, subjects: dict[str, list[str]]) -> list[st
             failed.append(subject)
             continue
         try:
-            write_subject_report(settings.out_dir, subject, notes=notes)
+            write_subject_report(
+                settings.out_dir,
+                subject,
+                notes=notes,
+                embed=settings.embed_reports,
+                limits=settings.quality_thresholds,
+            )
         except Exception as error:  # a page must not cost the results, nor the other pages
             LOGGER.error("sub-%s: the report failed (%s: %s).", subject, type(error).__name__, error)
             LOGGER.debug("sub-%s: the report failed.", subject, exc_info=True)
@@ -185,6 +218,8 @@ def _reports_due(jobs: Sequence[SessionJob], settings: Settings) -> dict[str, li
     """Choose the subjects whose page is missing or out of date, with what it shall warn of."""
     due = {}
     for subject, group in by_subject(jobs).items():
+        if any(job.busy for job in group):
+            continue  # the run that is at work on it writes the page
         changed = any(job.reasons or job.messages for job in group)
         if changed or not report_path(settings.out_dir, subject).is_file():
             due[subject] = _notes(settings, [job.session for job in group])
@@ -195,7 +230,7 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     """Collect what a subject's page shall warn of: files that cannot be used, and odd ones."""
     notes = []
     for session in sessions:
-        notes += [str(problem) for problem in session.problems]
+        notes += [str(problem).replace(f"{settings.bids_dir}/", "") for problem in session.problems]
         for path in sorted(session_dir(settings.out_dir, session).glob("*_desc-preproc_*.json")):
             sidecar = json.loads(path.read_text(encoding="utf-8"))
             source = str(sidecar["Sources"][0]).rpartition("/")[2]

@@ -11,7 +11,6 @@ sidecars lack is filled in from a file of defaults, one table per suffix:
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tomllib
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.files import read_json
 from bidsrep.errors import ImageError, UsageError
 
 TR_FIELDS = ("RepetitionTimePreparation", "RepetitionTime", "RepetitionTimeExcitation")
@@ -212,8 +212,10 @@ def read_bids_defaults(path: Path) -> dict[str, dict[str, float]]:
         If it cannot be read, or holds anything else.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        if path.suffix.lower() == ".json":
+            content = read_json(path)
+        else:
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         if not isinstance(content, dict):
             raise ValueError("it is not a table")
         return {suffix: _defaults_of(suffix, table) for suffix, table in content.items()}

@@ -4,7 +4,6 @@ Concurrent jobs all write them, each the same bytes; a job of another model or o
 adds its lines to what is there.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bidsrep import __version__
-from bidsrep.bids.files import write_json, write_text
+from bidsrep.bids.files import read_json, write_json, write_text
 from bidsrep.bids.methods import write_citation
 from bidsrep.bids.software import image_digest
 from bidsrep.bids.uris import DatasetRoots
@@ -29,6 +28,7 @@ IGNORED = (
     "log",
     "logs",
     "prov",
+    "ratings",
     "*_xfm.*",
     "*_feat.*",
     "*_embedding.*",
@@ -62,7 +62,7 @@ def dataset_description(settings: Settings) -> dict[str, Any]:
     before = _read_object(settings.out_dir / "dataset_description.json")
     generated = {"Name": "bidsrep", "Version": __version__} | _container()
     other = {
-        entry.get("Version")
+        str(entry.get("Version"))
         for entry in _objects(before.get("GeneratedBy"))
         if entry.get("Name") == "bidsrep"
     }
@@ -70,7 +70,7 @@ def dataset_description(settings: Settings) -> dict[str, Any]:
         LOGGER.warning(
             "%s holds results of bidsrep %s; this is %s. Mixing versions is not recommended.",
             settings.out_dir,
-            ", ".join(sorted(map(str, other))),
+            ", ".join(sorted(other)),
             __version__,
         )
     links = before.get("DatasetLinks")
@@ -137,7 +137,7 @@ def _container() -> dict[str, Any]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

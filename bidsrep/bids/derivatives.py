@@ -4,13 +4,13 @@ A file is a scan's own if its sidecar's ``Sources`` name the scan, or if its nam
 contradicts the scan's. A file in another space (``space-MNI...``) needs the scan's very grid to count.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.files import read_json
 from bidsrep.bids.names import sidecar_path
 from bidsrep.bids.scans import IMAGE_EXTENSIONS, KEPT, ParsedName, Scan, parse_name
 
@@ -101,13 +101,15 @@ def _contradicts(name: ParsedName, scan: Scan) -> bool:
 def _sources_name(path: Path, scan: Scan) -> bool | None:
     """Tell whether the sidecar names this scan as a source; None if it names none of the raw images."""
     try:
-        content: Any = json.loads(sidecar_path(path).read_text(encoding="utf-8-sig"))
+        content = read_json(sidecar_path(path))
     except (OSError, ValueError):
         return None
     if not isinstance(content, dict):
         return None
     sources = content.get("Sources") or content.get("RawSources") or []
     sources = [sources] if isinstance(sources, str) else sources
+    if not isinstance(sources, list):
+        return None
     names = {str(source).rpartition("/")[2] for source in sources}
     raw = {name for name in names if _is_raw_image(name)}
     return scan.path.name in raw if raw else None

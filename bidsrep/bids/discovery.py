@@ -29,6 +29,12 @@ NO_SCANS_MSG = "{}: nothing to process: no {} scan{} was found. Looked at {} sub
 BAD_NAME = ("the name is not a BIDS name", "Rename it like sub-01[_ses-A][_acq-x][_run-1]_T1w.nii.gz")
 MISPLACED = ("the name and the folders it lies in disagree about the subject or session", "Rename or move it")
 DANGLING = ("the file's content is not there (a dangling link)", "Fetch it, for example with 'datalad get'")
+LONGEST = 170
+"""Bytes a scan's name may have: those of its results are longer by up to 70, and a file's may have 255."""
+TOO_LONG = (
+    f"the name is longer than {LONGEST} bytes, and those of its results would be too long",
+    "Rename it",
+)
 EMPTY = ("the file is empty (0 bytes)", "Copy or convert it again")
 
 
@@ -134,6 +140,9 @@ def make_session(
             continue
         if (name.entities.get("sub"), name.entities.get("ses")) != (subject, session):
             problems.append(ImageError(path, *MISPLACED))
+            continue
+        if len(path.name.encode(errors="surrogateescape")) > LONGEST:
+            problems.append(ImageError(path, *TOO_LONG))
             continue
         if trouble := _unusable(path):
             problems.append(ImageError(path, *trouble))

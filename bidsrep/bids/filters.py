@@ -5,12 +5,12 @@ case (``t1w``, ``FLAIR``), or anything if its filter gives a ``suffix``. A value
 labels, null (the entity must be absent) or ``"*"`` (it must be there).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.files import read_json
 from bidsrep.bids.scans import ParsedName
 from bidsrep.errors import UsageError
 from bidsrep.settings import MODALITIES
@@ -75,7 +75,7 @@ def scan_filters(modalities: tuple[str, ...], filter_file: Path | None) -> tuple
 def read_filter_file(path: Path) -> dict[str, dict[str, Any]]:
     """Read and check a filter file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         msg = f"--bids-filter-file {path}: cannot be read as JSON ({error})."
         raise UsageError(msg) from error

@@ -1,6 +1,5 @@
 """One scan and one session of a BIDS dataset, and the parsing of their file names."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.files import read_json
 from bidsrep.errors import ImageError
 
 LOGGER = logging.getLogger("bidsrep")
@@ -141,7 +141,7 @@ def _json_names(folder: Path) -> tuple[str, ...]:
 def _read_json_object(path: Path) -> dict[str, Any]:
     """Read a sidecar; a broken one costs its metadata and a warning, not the scan."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         LOGGER.warning("%s: the sidecar cannot be read and is ignored (%s).", path, error)
         return {}

@@ -54,6 +54,10 @@ def prepare_environment(settings: Settings) -> None:
     if _home_is_writable():
         return
     place = settings.work_dir if settings.work_dir.is_dir() else Path(tempfile.gettempdir())
+    try:
+        Path.home()
+    except RuntimeError:  # no HOME, and a user nobody knows: libraries that ask for one would fail
+        os.environ["HOME"] = str(place / ".home")
     for variable, folder in CACHES.items():
         if variable not in os.environ:
             (place / ".home" / folder).mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,7 @@ def prepare_environment(settings: Settings) -> None:
 def _make_writable(folder: Path, what: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp-"):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".bidsrep-"):
             pass
     except OSError as error:
         raise UsageError(NOT_WRITABLE_MSG.format(what, folder, error.strerror)) from error

@@ -87,8 +87,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
         if reason or "nsupported" in str(error):
             raise WeightsError(UNSAFE.format(path, reason[1] if reason else _first_line(error))) from error
         raise WeightsError(UNREADABLE.format(path, _first_line(error))) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        # Whatever a damaged file makes the unpickler stumble over.
+    except Exception as error:  # whatever a damaged file makes the unpickler stumble over
         raise WeightsError(UNREADABLE.format(path, _first_line(error))) from error
     if not isinstance(content, Mapping):
         raise WeightsError(NO_MODEL.format(path, type(content).__name__))

@@ -17,7 +17,9 @@ TOP = re.compile(
     r"|(README|CHANGES|LICENSE|CITATION)(\.\w+)?|group(_\w+)?\.(html|tsv|json)"
 )
 """Files of the dataset as a whole: they are made from the others, or by people."""
-OPAQUE = frozenset({".git", ".datalad", "logs", "work", "code", "docs", "sourcedata", "derivatives"})
+OPAQUE = frozenset(
+    {".git", ".datalad", "logs", "work", "code", "docs", "sourcedata", "derivatives", "ratings"}
+)
 """Top-level folders that are nobody's business here."""
 LOGS = frozenset({"log"})
 """Folders of a subject or session that hold what runs said."""

@@ -1,0 +1,1 @@
+"""What goes wrong, done on purpose: README.md says where each fault is tested."""
