@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
+from bidsrep.evaluation.session import Row, ScanFiles, measure_session, to_tsv
 from bidsrep.evaluation.synthesis import compare_synthesis
+from bidsrep.imaging.checks_anatomy import atlas
+from bidsrep.imaging.transforms import write_itk
+from bidsrep.imaging.volume import Volume
 
 RNG = np.random.default_rng(0)
 BRAIN = np.ones((8, 8, 8), dtype=bool)
@@ -103,3 +107,48 @@ class TestInvariance:
         again = FeatureLattice.load(lattice.save(tmp_path / "lattice.npz"))
         assert np.array_equal(again.voxels, lattice.voxels)
         assert np.allclose(again.features, lattice.features, atol=2e-3)
+
+
+class TestSession:
+    """The long table of a session, from files as the workflow leaves them."""
+
+    @staticmethod
+    def files(folder, key, image, mask, **more) -> ScanFiles:
+        paths = {}
+        for name, volume in {"conformed": image, "native_mask": mask, "preproc": image, "mask": mask}.items():
+            paths[name] = volume.save(folder / f"{key}_{name}.nii")
+        return ScanFiles(key, key, **paths, **more)
+
+    @pytest.fixture(scope="class")
+    def rows(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("session")
+        mean = atlas()
+        affine = mean.affine
+        # A brain made of the atlas itself, as two contrasts; the second scan's name is wrong.
+        t1w = Volume(mean.image.data * 100, affine)
+        flair = Volume(np.where(mean.brain, 100 * mean.grey + 80 * mean.white, 0), affine)
+        mask = Volume(mean.brain, affine)
+        good = self.files(folder, "T1w", t1w, mask, images={"T1w": folder / "T1w_preproc.nii"})
+        wrong = self.files(folder, "T2w", flair, mask, transform=write_itk(folder / "xfm.txt", np.eye(4)))
+        return measure_session([good, wrong])
+
+    def values(self, rows, scan):
+        return {row.metric: row for row in rows if row.scan == scan}
+
+    def test_checks_stand_beside_what_was_measured_before(self, rows):
+        found = self.values(rows, "T1w")
+        assert {"brain_volume", "orientation", "contrast", "correlation", "self_consistency"} <= found.keys()
+        assert found["self_consistency"].value == pytest.approx(1)
+        assert found["disagreement"].value == 0
+        assert found["disagreement"].unit == "cm3"
+        assert found["contrast"].value > 0
+
+    def test_pairs_have_their_reference(self, rows):
+        found = self.values(rows, "T2w")
+        assert found["mirror"].reference == found["mask_dice"].reference == "T1w"
+        assert found["contrast"].value < 0
+        assert found["contrast"].reference == "FLAIR"
+
+    def test_the_table_is_written_with_na(self):
+        text = to_tsv([Row("T1w", "ghosting", float("nan")), Row("T1w", "noise", 0.25)])
+        assert text.splitlines()[1:] == ["T1w\tghosting\tn/a\tn/a\tn/a", "T1w\tnoise\t0.25\tn/a\tn/a"]

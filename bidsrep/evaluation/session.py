@@ -1,6 +1,6 @@
 """Everything that can be measured in one session, from the files its scans were turned into."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bidsrep.evaluation.checks import check_rows, synthesis_disagreement
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
+from bidsrep.evaluation.rows import Row, to_tsv
 from bidsrep.evaluation.synthesis import compare_synthesis
+from bidsrep.imaging.checks_pairs import mirror_gain
 from bidsrep.imaging.grids import Grid
 from bidsrep.imaging.lesions import find_lesions
 from bidsrep.imaging.quality import covered_fraction, dice, mutual_information
@@ -17,19 +20,10 @@ from bidsrep.imaging.resample import coverage, resample_mask
 from bidsrep.imaging.transforms import displacement_mm, read_itk, rotation_deg
 from bidsrep.imaging.volume import Volume
 
+__all__ = ["Row", "ScanFiles", "measure_session", "to_tsv"]
+
 LESION = "lesion"
-UNITS = {"mae": "fraction of the 99.5th percentile", "psnr": "dB"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement: of which scan's results, what, how much, in which unit, compared with what."""
-
-    scan: str
-    metric: str
-    value: float
-    unit: str = ""
-    reference: str = ""
+UNITS = {"mae": "fraction of the 99.5th percentile", "psnr": "dB", "disagreement": "cm3"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +89,7 @@ def measure_session(scans: Sequence[ScanFiles]) -> list[Row]:
     for scan in scans:
         mask = Volume.load(scan.native_mask)
         rows.append(Row(scan.key, "brain_volume", float((mask.data > 0).sum() * mask.voxel_ml), "ml"))
+        rows += check_rows(scan.key, scan.suffix, Volume.load(scan.conformed), mask.data > 0)
         if scan is not reference:
             rows += _registration(scan, reference)
         rows += _lesions(scan)
@@ -105,15 +100,6 @@ def measure_session(scans: Sequence[ScanFiles]) -> list[Row]:
     return rows
 
 
-def to_tsv(rows: Iterable[Row]) -> str:
-    """Give the long table: scan, metric, value, unit, reference; ``n/a`` where there is nothing."""
-    lines = ["scan\tmetric\tvalue\tunit\treference"]
-    for row in rows:
-        value = f"{row.value:.6g}" if np.isfinite(row.value) else "n/a"
-        lines.append("\t".join((row.scan, row.metric, value, row.unit or "n/a", row.reference or "n/a")))
-    return "\n".join(lines) + "\n"
-
-
 def _registration(scan: ScanFiles, reference: ScanFiles) -> Iterator[Row]:
     """Measure how a scan lies on the reference; agreement counts inside the common field of view."""
     seen = scan.field_of_view()
@@ -122,6 +108,7 @@ def _registration(scan: ScanFiles, reference: ScanFiles) -> Iterator[Row]:
     if common.any():
         shared = mutual_information(scan.image.data, reference.image.data, common)
         yield Row(scan.key, "mutual_information", shared, "nats", reference.key)
+        yield Row(scan.key, "mirror", mirror_gain(reference.image, scan.image, common), "", reference.key)
     centre = reference.image.affine[:3, :3] @ np.argwhere(reference.brain).mean(axis=0)
     centre += reference.image.affine[:3, 3]
     shift = displacement_mm(scan.matrix, np.eye(4), centre[None])[0]
@@ -149,6 +136,10 @@ def _synthesis(scan: ScanFiles, scans: Sequence[ScanFiles]) -> Iterator[Row]:
         for other in scans:
             if target == LESION or other.suffix != target:
                 continue
-            compared = compare_synthesis(Volume.load(path).data, other.image.data, scan.brain & other.brain)
+            predicted, common = Volume.load(path).data, scan.brain & other.brain
+            compared = compare_synthesis(predicted, other.image.data, common)
+            compared["disagreement"] = synthesis_disagreement(predicted, other.image, common)
             for metric, value in compared.items():
                 yield Row(scan.key, metric, value, UNITS.get(metric, ""), other.key)
+            if other is scan:
+                yield Row(scan.key, "self_consistency", compared["correlation"], "", other.key)
