@@ -89,6 +89,7 @@ class Settings:
     deformable: tuple[str, ...] = ()
     lesion_threshold: float = 0.5
     min_lesion_volume: float = 0.01
+    quality_thresholds: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     random_seed: int = 0
     # performance
     nprocs: int = dataclasses.field(default_factory=available_cpus)
@@ -102,6 +103,7 @@ class Settings:
     dry_run: bool = False
     reports_only: bool = False
     boilerplate_only: bool = False
+    embed_reports: bool = False
     # other
     work_dir: Path = Path("work")
     clean_workdir: bool = False
@@ -123,6 +125,10 @@ class Settings:
             _check_range(name, getattr(self, name), above=0)
         _check_range("min_lesion_volume", self.min_lesion_volume, least=0)
         _check_range("lesion_threshold", self.lesion_threshold, least=0, most=1)
+        for metric, limits in self.quality_thresholds.items():
+            if not limits.keys() <= {"low", "high"}:
+                msg = f"--quality-thresholds: {metric} has {', '.join(limits)}; only low and high can be set."
+                raise UsageError(msg)
         for name in ("analysis_level", "models", "modalities", "output_spaces"):
             if not getattr(self, name):
                 msg = f"{option_of(name)}: give at least one value."

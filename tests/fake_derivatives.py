@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from bidsrep.bids.names import output_path, session_dir, sidecar_path
 from bidsrep.bids.outputs import output, preproc
 from bidsrep.bids.scans import Scan, Session
+from bidsrep.imaging.volume import Volume
 
 CARD = {
     "Name": "pepsi",
@@ -34,9 +37,16 @@ to the node could not be found.
 class FakeRun:
     """Writes what a run of one model leaves in a folder."""
 
-    def __init__(self, out_dir: Path, model: str = "pepsi", channels: int = 4, lesions: bool = True) -> None:
+    def __init__(
+        self,
+        out_dir: Path,
+        model: str = "pepsi",
+        channels: int = 4,
+        lesions: bool = True,
+        images: bool = False,
+    ) -> None:
         self.out_dir, self.model, self.channels = out_dir, model, channels
-        self.lesions = lesions
+        self.lesions, self.images = lesions, images
 
     def session(
         self,
@@ -71,7 +81,7 @@ class FakeRun:
 
     def _scan(self, scan: Scan, reference: Scan, index: int) -> None:
         image = preproc(self.out_dir, scan, reference)
-        write(image.path, "")
+        self._image(image.path)
         raw = "_".join(
             [f"sub-{scan.subject}", *([f"ses-{scan.session}"] if scan.session else []), scan.suffix]
         )
@@ -80,7 +90,7 @@ class FakeRun:
             if kind != "synthetic" and not self.lesions:
                 continue
             made = output(kind, self.out_dir, scan, reference=reference, model=self.model, target=target)
-            write(made.path, "")
+            self._image(made.path)
             write_json(made.path, {"Model": CARD | {"Name": self.model}})
         table = output("embedding", self.out_dir, scan, model=self.model).path
         header = "\t".join(["region", "volume", *(f"channel{c:02d}" for c in range(self.channels))])
@@ -94,6 +104,15 @@ class FakeRun:
         write_json(table, {"Model": CARD | {"Name": self.model}})
         for desc in ("brain", f"{self.model}Synthesis", *([f"{self.model}Lesions"] if self.lesions else [])):
             write(self.figure(scan, desc), FIGURE)
+
+    def _image(self, path: Path) -> None:
+        """Write an empty file, or a ball with a smaller one in it."""
+        if not self.images:
+            write(path, "")
+            return
+        far = np.linalg.norm(np.indices((24, 28, 22)) - np.array([12, 14, 11])[:, None, None, None], axis=0)
+        data = (far < 3) * 1.0 if "lesion" in path.name else (far < 10) * (1.0 + 0.5 * (far < 6))
+        Volume(data, np.diag([3.0, 3.0, 3.0, 1.0])).save(path)
 
     def figure(self, scan: Scan, desc: str) -> Path:
         """Name a figure."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from fake_derivatives import FakeRun, write
 
 from bidsrep.bids.dataset import write_dataset_files
 from bidsrep.errors import InputError
-from bidsrep.reports.distributions import Axis, Point, beeswarm, strip_plot
 from bidsrep.reports.group import run_group
+from bidsrep.reports.ratings import Rating, agreement, read_ratings
 from bidsrep.settings import Settings
 
 
@@ -164,6 +165,7 @@ def test_the_validator_finds_no_fault_in_the_tables(tmp_path):
     fake.session("01", "B")
     settings = settings_of(tmp_path, work_dir=tmp_path / "work")
     write_dataset_files(settings)
+    write(tmp_path / "ratings" / "ratings_Ann.tsv", "participant_id\tscan\trating\nsub-01\tT1w\tpass\n")
     run_group(settings)
     for image in tmp_path.rglob("*.nii.gz"):  # made-up images are no images; the tables are what counts
         image.unlink()
@@ -180,12 +182,25 @@ class TestPage:
         run_group(settings_of(run.out_dir))
         return (run.out_dir / "group.html").read_text()
 
+    def data(self, run) -> dict:
+        """What the page's scripts draw from."""
+        return json.loads(re.search(r'id="data">(.*?)</script>', self.page(run))[1])
+
     def test_points_and_rows_lead_to_the_pages(self, run):
         write(run.out_dir / "sub-01.html", "")
-        text = self.page(run)
-        assert '<a href="sub-01.html" data-k="0"><title>sub-01 ses-A T1w: 1,300 ml</title>' in text
-        assert '<a href="sub-02.html"' not in text
-        assert "there is no page of this subject" in text
+        data = self.data(run)
+        assert data["subjects"] == [{"id": "sub-01", "href": "sub-01.html"}, {"id": "sub-02", "href": ""}]
+        assert data["scans"] == [[0, "T1w"], [0, "FLAIR"], [1, "T1w"], [1, "FLAIR"], [2, "FLAIR"]]
+        volume = data["measures"][0]
+        assert (volume["name"], volume["model"]) == ("brain_volume", "")
+        assert volume["rows"] == [0, 1, 2, 3, 4]
+        assert volume["values"] == [1300, 1310, 1310, 1320, 1400]
+        assert {
+            "kind": "missing",
+            "session": None,
+            "who": "sub-02",
+            "texts": ["there is no page of this subject"],
+        } in data["problems"]
 
     def test_it_counts(self, run):
         text = self.page(run)
@@ -195,58 +210,211 @@ class TestPage:
 
     def test_it_loads_nothing(self, run):
         text = self.page(run)
-        assert "://" not in text.replace("http://www.w3.org", "")
+        assert "://" not in text
         assert "src=" not in text
+        assert "default-src 'none'" in text
+
+    def test_it_adds_no_markup_by_script(self, run):
+        text = self.page(run)
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
 
     def test_failures_and_gaps_are_listed(self, run):
         run.crash("02", "B")
         next((run.out_dir / "sub-01" / "ses-A" / "anat").glob("*pepsiFromFLAIR_T1w.nii.gz")).unlink()
-        text = self.page(run)
-        assert "conform: &lt;script&gt;alert(1)&lt;/script&gt;.nii.gz: is cut short." in text
-        assert "missing: pepsi: T1w from FLAIR" in text
-        assert "<script>alert" not in text
+        found = {(p["kind"], p["who"]): p["texts"] for p in self.data(run)["problems"]}
+        assert found["failed", "sub-02 ses-B"] == ["conform: <script>alert(1)</script>.nii.gz: is cut short."]
+        assert found["missing", "sub-01 ses-A"] == ["pepsi: T1w from FLAIR"]
+        assert "<script>alert" not in self.page(run)
+
+    def test_what_was_made_is_counted(self, run):
+        outputs = self.data(run)["outputs"]
+        assert (outputs["contrasts"], outputs["scans"], outputs["incomplete"]) == (
+            ["T1w", "FLAIR"],
+            [2, 3],
+            False,
+        )
+        assert {"model": "pepsi", "role": "lesion mask", "made": [2, 3]} in outputs["rows"]
+
+    def test_a_scan_denoised_in_its_own_contrast_lacks_nothing(self, run):
+        for suffix in ("T1w", "FLAIR"):
+            name = f"sub-01_ses-A_space-T1w_res-1mm_desc-seqinvDenoisedFrom{suffix}_{suffix}.nii.gz"
+            write(run.out_dir / "sub-01" / "ses-A" / "anat" / name, "")
+        data = self.data(run)
+        assert not [p for p in data["problems"] if p["texts"] != ["there is no page of this subject"]]
+        assert {"model": "seqinv", "role": "denoised", "made": [1, 1]} in data["outputs"]["rows"]
 
     def test_tables_are_text(self, run):
         evil = '</script><img src=x onerror="alert(1)">'
         path = next((run.out_dir / "sub-02").rglob("*pepsi_metrics.tsv"))
-        path.write_text(path.read_text() + f"{evil}\tbrain_volume\t100\tml\t{evil}\n")
+        path.write_text(path.read_text() + f"FLAIR\tbrain_volume\t100\tml\t{evil}\n")
+        write(run.out_dir / "participants.tsv", f"participant_id\t{evil}\nsub-01\t{evil}\n")
         text = self.page(run)
         assert "<img" not in text
-        assert text.count("</script>") == 1
+        assert text.count("</script>") == 2
+        assert self.data(run)["columns"][0]["levels"] == [evil]
 
     def test_one_value_is_a_page_too(self, tmp_path):
-        FakeRun(tmp_path).session("01", None, ("T1w",))
-        run_group(settings_of(tmp_path))
-        assert "<circle" in (tmp_path / "group.html").read_text()
+        run = FakeRun(tmp_path)
+        run.session("01", None, ("T1w",))
+        data = self.data(run)
+        assert data["sessions"] == [[0, "n/a", "complete"]]
+        assert data["maps"][0]["plain"] == {"x": [0], "y": [0], "explained": [0, 0]}
 
 
-class TestStripPlot:
-    def points(self, values) -> list[Point]:
-        return [Point("T1w", "T1w", value, f"p{i}", "", i) for i, value in enumerate(values)]
+class TestCohort:
+    """What the page says of a cohort as a whole."""
 
-    def test_every_value_is_a_dot_inside_the_figure(self):
-        svg = strip_plot(self.points([0.1, 0.5, 0.9, 0.5, 0.5]), "x", (0.2, float("inf")))
-        assert svg.count("<circle") == 5
-        assert svg.count('class="limit"') == 1
-        assert svg.count('class="median"') == 1
+    @pytest.fixture
+    def cohort(self, tmp_path):
+        """Twelve people on two scanners; the last has ten times the others' lesions."""
+        fake = FakeRun(tmp_path / "out")
+        rows = ["participant_id\tage\tscanner"]
+        for number in range(12):
+            subject = f"{number:02d}"
+            lesion = 40.0 if number == 11 else 3.0 + 0.1 * number
+            fake.session(subject, None, ("FLAIR",), volume=1300 + 100 * (number % 2), lesion=lesion)
+            rows.append(f"sub-{subject}\t{30 + number}\t{'BA'[number % 2]}")
+        write(fake.out_dir / "participants.tsv", "\n".join(rows) + "\n")
+        return fake
 
-    def test_names_are_escaped(self):
-        svg = strip_plot([Point("<a>", "T1w", 1.0, "<b>", '"', 0)], '"<c>', (0.0, 1.0))
-        assert "<a>" not in svg
-        assert "<b>" not in svg
-        assert "<c>" not in svg
+    def data(self, run) -> dict:
+        return TestPage().data(run)
 
-    def test_equal_values_do_not_hide_each_other(self):
-        offsets = beeswarm([5.0] * 4, room=100)
-        assert len(set(offsets)) == 4
-        assert max(map(abs, offsets)) < 20
+    def test_a_lesion_load_out_of_range_is_a_flag(self, cohort):
+        (flag,) = [p for p in self.data(cohort)["problems"] if p["kind"] == "lesions"]
+        assert flag["who"] == "sub-11"
+        assert flag["texts"][0].startswith("FLAIR: lesion volume by pepsi is 40.00 ml, far above")
 
-    def test_a_crowd_stays_in_its_row(self):
-        assert max(map(abs, beeswarm([5.0] * 1000, room=32))) <= 17
+    def test_columns_are_words_or_numbers(self, cohort):
+        age, scanner = self.data(cohort)["columns"]
+        assert (age["levels"], age["values"][:2]) == (None, [30, 31])
+        assert (scanner["levels"], scanner["values"][:2]) == (["A", "B"], [1, 0])
 
-    @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-3.0, 1e6], [1e-7, 2e-7], [-1.0, -1.0]])
-    def test_axes_hold_their_values(self, values):
-        axis = Axis.of(values)
-        assert axis.low <= min(values)
-        assert max(values) <= axis.high
-        assert 2 <= len(axis.ticks()) <= 12
+    def test_the_scanner_explains_what_it_explains(self, cohort):
+        (effect,) = self.data(cohort)["effects"]
+        assert effect["column"] == "scanner"
+        volume = next(row for row in effect["rows"] if row["what"] == "Brain volume")
+        assert volume["eta"] == 1
+        assert volume["eta_chance"] == pytest.approx(1 / 11, rel=1e-4)
+
+    def test_the_raw_table_is_found_by_the_link(self, cohort, tmp_path):
+        (cohort.out_dir / "participants.tsv").rename(write(tmp_path / "raw" / "participants.tsv", ""))
+        assert self.data(cohort)["columns"] == []
+        write(cohort.out_dir / "dataset_description.json", '{"DatasetLinks": {"raw": "../raw"}}')
+        write(tmp_path / "raw" / "participants.json", '{"age": {"Description": "Age", "Units": "year"}}')
+        columns = self.data(cohort)["columns"]
+        assert [(column["name"], column["text"]) for column in columns] == [
+            ("age", "Age, year"),
+            ("scanner", ""),
+        ]
+
+    def test_the_scanner_is_taken_from_sidecars(self, tmp_path):
+        run = FakeRun(tmp_path / "out")
+        for subject in ("01", "02"):
+            run.session(subject, None, ("T1w",))
+            sidecar = {"Manufacturer": "Maker", "ManufacturersModelName": "X", "MagneticFieldStrength": 3}
+            write(
+                tmp_path / "raw" / f"sub-{subject}" / "anat" / f"sub-{subject}_T1w.json", json.dumps(sidecar)
+            )
+        write(run.out_dir / "dataset_description.json", '{"DatasetLinks": {"raw": "../raw"}}')
+        (column,) = self.data(run)["columns"]
+        assert (column["name"], column["levels"]) == ("Scanner", ["Maker X 3 T"])
+
+    def test_sessions_may_have_their_own_scanner(self, tmp_path):
+        run = FakeRun(tmp_path)
+        for session in "AB":
+            run.session("01", session, ("T1w",))
+        write(tmp_path / "participants.tsv", "participant_id\tscanner\nsub-01\tfirst\n")
+        write(tmp_path / "sub-01" / "sub-01_sessions.tsv", "session_id\tscanner\nses-B\tsecond\n")
+        (column,) = self.data(run)["columns"]
+        assert [column["levels"][value] for value in column["values"]] == ["first", "second"]
+
+    def test_repeats_are_compared(self, tmp_path):
+        run = FakeRun(tmp_path)
+        for number in range(4):
+            for session in "AB":
+                run.session(f"0{number}", session, ("T1w",), volume=1300 + 50 * number + (session == "B"))
+        (volume,) = [row for row in self.data(run)["repeats"] if row["what"] == "Brain volume"]
+        assert volume["people"] == 4
+        assert volume["icc"] > 0.99
+
+
+class TestRatings:
+    HEADER = "participant_id\tsession_id\tscan\trating\tnote\trater\tbidsrep_version\n"
+
+    def table(self, run, name: str, *rows: str) -> None:
+        write(run.out_dir / "ratings" / name, self.HEADER + "".join(f"{row}\t0.1.0\n" for row in rows))
+
+    def test_files_of_several_raters_are_merged(self, run):
+        self.table(
+            run, "a.tsv", "sub-01\tses-A\tT1w\tpass\tn/a\tAnn", "sub-01\tses-A\tFLAIR\tfail\tcut off\tAnn"
+        )
+        write(
+            run.out_dir / "ratings" / "b.json",
+            json.dumps(
+                {
+                    "Ratings": [
+                        {
+                            "participant_id": "01",
+                            "session_id": "A",
+                            "scan": "T1w",
+                            "rating": "Fail",
+                            "rater": "Ben",
+                        }
+                    ]
+                }
+            ),
+        )
+        data = TestPage().data(run)["ratings"]
+        assert data["rows"] == [[1, "Ann", "fail", "cut off"], [0, "Ann", "pass", ""], [0, "Ben", "fail", ""]]
+        assert data["pairs"] == [{"raters": ["Ann", "Ben"], "count": 1, "same": 0, "kappa": 0}]
+        merged = table(run.out_dir / "group_ratings.tsv")
+        assert [(row["scan"], row["rater"], row["rating"], row["note"]) for row in merged] == [
+            ("FLAIR", "Ann", "fail", "cut off"),
+            ("T1w", "Ann", "pass", "n/a"),
+            ("T1w", "Ben", "fail", "n/a"),
+        ]
+
+    def test_the_same_ratings_twice_count_once(self, run, caplog):
+        row = "sub-01\tses-A\tT1w\tpass\tn/a\tAnn"
+        self.table(run, "a.tsv", row)
+        self.table(run, "b.tsv", row)
+        assert len(read_ratings(run.out_dir)) == 1
+        assert not caplog.records
+
+    def test_of_two_ratings_of_one_rater_the_last_file_counts(self, run, caplog):
+        self.table(run, "a.tsv", "sub-01\tses-A\tT1w\tpass\tn/a\tAnn")
+        self.table(run, "b.tsv", "sub-01\tses-A\tT1w\tfail\tn/a\tAnn")
+        assert [rating.rating for rating in read_ratings(run.out_dir)] == ["fail"]
+        assert "rated sub-01 ses-A T1w before, and otherwise" in caplog.text
+
+    def test_what_is_no_rating_is_told(self, run, caplog):
+        write(run.out_dir / "ratings" / "a.json", "{")
+        write(run.out_dir / "ratings" / "b.tsv", "participant_id\tscan\nsub-01\tT1w\n")
+        self.table(run, "c.tsv", "sub-01\tses-A\tT1w\tsplendid\tn/a\tAnn")
+        assert read_ratings(run.out_dir) == []
+        assert [name in caplog.text for name in ("a.json", "b.tsv", "c.tsv")] == [True] * 3
+
+    def test_ratings_of_scans_that_are_gone_are_counted(self, run):
+        self.table(run, "a.tsv", "sub-99\tn/a\tT1w\tpass\tn/a\tAnn")
+        assert TestPage().data(run)["ratings"]["elsewhere"] == 1
+
+    def test_without_ratings_there_is_no_table(self, run):
+        self.table(run, "a.tsv", "sub-01\tses-A\tT1w\tpass\tn/a\tAnn")
+        run_group(settings_of(run.out_dir))
+        (run.out_dir / "ratings" / "a.tsv").unlink()
+        run_group(settings_of(run.out_dir))
+        assert not (run.out_dir / "group_ratings.tsv").exists()
+
+    def test_agreement_of_three_raters(self):
+        """Ann and Ben differ on one of four scans; Cat has rated two."""
+        given = {"Ann": "pass pass fail fail", "Ben": "pass pass fail pass", "Cat": "pass pass"}
+        ratings = [
+            Rating("sub-01", "n/a", f"s{index}", word, "", rater, "")
+            for rater, words in given.items()
+            for index, word in enumerate(words.split())
+        ]
+        found = agreement(ratings)
+        assert found["raters"][0] == {"rater": "Ann", "count": 4, "pass": 2, "unsure": 0, "fail": 2}
+        assert found["pairs"][0] == {"raters": ["Ann", "Ben"], "count": 4, "same": 0.75, "kappa": 0.5}
+        assert (found["common"], found["fleiss"]) == (2, None)

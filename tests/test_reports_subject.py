@@ -1,13 +1,20 @@
 """The subject's page: what it shows, that it loads nothing from elsewhere, that nothing breaks out of the text."""
 
+import base64
+import io
+import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from fake_derivatives import CARD, FIGURE, FakeRun, write, write_json
+from PIL import Image
 
 from bidsrep.bids.methods import write_citation
 from bidsrep.bids.scans import Scan
+from bidsrep.imaging.volume import Volume
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown, read_bibtex
 from bidsrep.reports.results import ModelUse
 from bidsrep.reports.subject import write_subject_report
@@ -121,6 +128,80 @@ class TestPage:
         assert "a whole adult brain holds 1,000 to 1,800 ml" in text
         assert "complete, 2 warnings" in text
         assert "Likewise: FLAIR 510 ml." in text
+
+
+class TestScripts:
+    """What the page gives its scripts: the scans to rate, and the viewer's images."""
+
+    def data(self, path) -> dict:
+        return json.loads(re.search(r'id="data">(.*?)</script>', path.read_text())[1])
+
+    def test_every_scan_can_be_rated(self, run):
+        data = self.data(write_subject_report(run.out_dir, "01"))
+        assert data["participant"] == "sub-01"
+        assert data["scans"] == [
+            {"session": "ses-1", "scan": "T1w"},
+            {"session": "ses-1", "scan": "FLAIR"},
+            {"session": "ses-10", "scan": "T1w"},
+        ]
+
+    def test_figures_name_their_scan(self, run):
+        text = write_subject_report(run.out_dir, "01").read_text()
+        assert text.count('data-scan="ses-1/FLAIR"') == 3
+        assert text.count('data-scan="ses-10/T1w"') == 3
+
+    def test_images_that_cannot_be_read_have_no_viewer(self, run):
+        page = write_subject_report(run.out_dir, "01")
+        assert self.data(page)["viewers"] == []
+        assert 'data-viewer="0"' not in page.read_text()
+
+    def test_the_viewer_has_scans_lesions_and_predictions(self, tmp_path):
+        FakeRun(tmp_path, images=True).session("01")
+        page = write_subject_report(tmp_path, "01")
+        (viewer,) = self.data(page)["viewers"]
+        assert [image["name"] for image in viewer["images"]] == [
+            "T1w",
+            "FLAIR",
+            "synthetic T1w: pepsi, from FLAIR",
+            "synthetic T1w: pepsi, from T1w",
+        ]
+        assert [entry["name"] for entry in viewer["overlays"]] == [
+            "lesions: pepsi, from FLAIR",
+            "lesions: pepsi, from T1w",
+        ]
+        assert viewer["shape"] == [38, 38, 38]  # the ball: 19 voxels of 3 mm
+        assert viewer["origin"] == [9, 15, 6]
+        assert page.stat().st_size < 1e6
+
+    def test_the_viewer_keeps_left_on_the_left(self, tmp_path):
+        """An image whose axes run to the left and back is shown like any other."""
+        fake = FakeRun(tmp_path, images=True)
+        fake.session("01", None, ("T1w",))
+        path = next(tmp_path.rglob("*desc-preproc_T1w.nii.gz"))
+        data = np.zeros((20, 20, 20))
+        data[2:18, 2:18, 2:18] = 1
+        data[2:6, 2:6, 2:18] = 3
+        pixels = []
+        for flip in (1, -1):
+            affine = np.diag([flip * 3.0, flip * 3.0, 3.0, 1.0])
+            affine[:2, 3] = 0 if flip > 0 else 57
+            Volume(data[::flip, ::flip], affine).save(path)
+            (viewer,) = self.data(write_subject_report(tmp_path, "01"))["viewers"]
+            picture = Image.open(io.BytesIO(base64.b64decode(viewer["images"][0]["src"].partition(",")[2])))
+            x, y, _ = viewer["shape"]
+            pixels.append(np.asarray(picture.convert("L"))[:y, :x])
+        first, second = pixels
+        assert np.abs(first.astype(int) - second).max() < 12
+        assert first[-5:, :5].mean() > first[:5, -5:].mean() + 50  # bright where x and y are low: lower left
+
+    def test_an_embedded_page_needs_nothing_else(self, run):
+        text = write_subject_report(run.out_dir, "01", embed=True).read_text()
+        loaded = Links(text).loaded
+        assert len(loaded) == 9
+        assert all(name.startswith("data:image/svg+xml,") for name in loaded)
+        assert unquote(loaded[0].partition(",")[2]) == FIGURE
+        assert "Get figure file" not in text
+        assert not re.search(r'(data|href)="[^"]*\.svg"', text)
 
 
 class TestEscaping:

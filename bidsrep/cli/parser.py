@@ -239,6 +239,13 @@ def _workflow(parser: argparse.ArgumentParser) -> None:
         metavar="ML",
         help="drop lesions smaller than this, in ml",
     )
+    group.add(
+        "--quality-thresholds",
+        type=types.quality_thresholds,
+        metavar="TOML",
+        help="from which value of a metric on the pages warn, a table per metric with low, high or both: "
+        "[mask_dice] low = 0.9",
+    )
     group.add("--random-seed", type=int, metavar="N", help="seed of everything random (registration)")
 
 
@@ -277,6 +284,9 @@ def _other(parser: argparse.ArgumentParser) -> None:
         type=types.existing_file,
         metavar="TOML",
         help="settings of another run (its log folder has them), or your own; the command line goes before",
+    )
+    group.flag(
+        "--embed-reports", help="put the figures into the subjects' pages: one file each, to send around"
     )
     group.flag("--write-graph", help="draw the graph of the workflow")
     group.flag("--stop-on-first-crash", help="stop at the first failure instead of going on with the others")

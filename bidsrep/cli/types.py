@@ -88,6 +88,35 @@ def target_contrast(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--target-contrast: ")) from error
 
 
+def quality_thresholds(text: str) -> dict[str, dict[str, float]]:
+    """Take a TOML file with a table per metric, which has ``low``, ``high`` or both."""
+    import tomllib
+
+    from bidsrep.reports.measures import warned_of
+
+    file = existing_file(text)
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{text} cannot be read ({error}); it must be a TOML file"
+        raise argparse.ArgumentTypeError(msg) from error
+    known = warned_of()
+    for metric, limits in tables.items():
+        if metric not in known:
+            msg = f"{text}: nothing is warned of by {metric!r}. There are: {', '.join(known)}"
+            raise argparse.ArgumentTypeError(msg)
+        if not (
+            isinstance(limits, dict)
+            and limits.keys() <= {"low", "high"}
+            and all(map(_is_number, limits.values()))
+        ):
+            msg = f"{text}: [{metric}] must have 'low', 'high' or both, as numbers"
+            raise argparse.ArgumentTypeError(msg)
+    return {
+        metric: {side: float(value) for side, value in limits.items()} for metric, limits in tables.items()
+    }
+
+
 class NamedTexts(argparse.Action):
     """Collects ``NAME=VALUE`` into a dictionary; the option may be given several times."""
 
@@ -127,6 +156,10 @@ class NamedPaths(NamedTexts):
         if not folder.is_dir():
             parser.error(f"argument {self.option_strings[-1]}: there is no folder {value}")
         return folder
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _number_in(text: str, accept: Any, wanted: str) -> float:

@@ -93,7 +93,11 @@ class ViewHead(nn.Module):
         apart = bands(pooled, self.sharpen)
         seen = torch.cat([pooled, *apart], dim=1)
         maps = self.view(seen) if torch.is_grad_enabled() else lean_features(self.view, seen)
-        return torch.cat([maps, *apart], dim=1) if apart else maps
+        if not apart:
+            return maps
+        # Weights of bands must change by units from image to image; what leaves the view is a hundredth of that.
+        spread = maps.square().mean((1, 2, 3, 4), keepdim=True).sqrt().clamp(min=1e-6)
+        return torch.cat([maps / spread, *apart], dim=1)
 
     def glance(self, image: Tensor) -> Tensor:
         """The first summand alone, ``(B, channels, ceil(X / factor), ...)`` on the view's grid; needs no features."""

@@ -82,10 +82,10 @@ def methods_html(text: str) -> str:
         html = EMPHASIS.sub(r"<em>\1</em>", escape(" ".join(block.split())))
         html = CITATION.sub(lambda match: _cite(match[1], known, numbers), html)
         heading = re.fullmatch(r"#+ (.*)", html)
-        paragraphs.append(f"<h4>{heading[1]}</h4>" if heading else f"<p>{html}</p>")
+        paragraphs.append(f"<h3>{heading[1]}</h3>" if heading else f"<p>{html}</p>")
     items = [f'<li id="ref-{key}">{known[key].to_html()}</li>' for key in numbers]
     if items:
-        paragraphs += ["<h4>References</h4>", '<ol class="refs">', *items, "</ol>"]
+        paragraphs += ["<h3>References</h3>", '<ol class="refs">', *items, "</ol>"]
     return "\n".join(paragraphs)
 
 

@@ -1,6 +1,7 @@
 """The group level: collect what all subjects' derivatives say into tables and one page.
 
-Only the derivatives are read, never the raw data, and one subject at a time.
+Only the derivatives are read, one subject at a time; of the raw dataset, if it is at hand, what is known of
+the people and the scanners (`bidsrep.reports.people`).
 """
 
 import csv
@@ -10,7 +11,10 @@ from pathlib import Path
 
 from bidsrep.bids.files import write_text
 from bidsrep.errors import ExitCode, InputError
-from bidsrep.reports.group_page import Cohort, render
+from bidsrep.reports.cohort import Cohort
+from bidsrep.reports.group_page import render
+from bidsrep.reports.people import People
+from bidsrep.reports.ratings import read_ratings, write_ratings
 from bidsrep.reports.results import SessionResult, find_subjects, read_subject
 from bidsrep.reports.tables import GroupTables
 from bidsrep.settings import Settings
@@ -28,15 +32,24 @@ def run_group(settings: Settings) -> int:
         subjects = [subject for subject in subjects if subject in settings.participant_label]
     if not subjects:
         raise InputError(NOTHING_MSG.format(out_dir))
-    cohort = Cohort()
+    cohort = Cohort(settings.quality_thresholds)
+    people, ratings = People(out_dir, settings.bids_dir), read_ratings(out_dir)
     with GroupTables(out_dir) as tables:
         for subject in subjects:
             for result in _read(out_dir, subject, settings.session_label, cohort):
-                tables.add(result)
-                cohort.sessions.append(result)
-    write_text(out_dir / "group.html", render(out_dir, cohort, tables.written))
+                of_session = people.of_session(result)
+                known = {scan.key: of_session | people.of_scan(result, scan) for scan in result.scans}
+                known = known or {"": of_session}  # of a session without a scan, too
+                cohort.add(result, tables.add(result), known)
+    rated = write_ratings(out_dir, ratings)
+    written = sorted([*tables.written, *([rated] if rated else [])])
+    write_text(out_dir / "group.html", render(out_dir, cohort, written, people.described, ratings))
     LOGGER.info(
-        "group: %d subjects, %d sessions; see %s", len(subjects), len(cohort.sessions), out_dir / "group.html"
+        "group: %d subjects, %d sessions%s; see %s",
+        len(cohort.subjects),
+        len(cohort.sessions),
+        f", {len(ratings)} ratings" if ratings else "",
+        out_dir / "group.html",
     )
     return ExitCode.OK
 

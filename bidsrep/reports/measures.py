@@ -3,14 +3,16 @@
 The table is ``data/reports/metrics.yml``; a metric that is not in it is shown under its own name.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 from bidsrep.reports.pages import data_file
 from bidsrep.reports.results import Metric, SessionResult
 
 SCAN, MODEL = "scan", "model"
+Limits = Mapping[str, Mapping[str, float]]
+"""Thresholds of the user by metric, ``{"mask_dice": {"low": 0.9}}``: the field ``quality_thresholds`` of the settings."""
 SYMBOLS = {"": "", "1": "", "degree": "°"}
 LONGEST_UNIT = 6
 """A unit longer than this is a sentence, which the description of the metric has."""
@@ -40,6 +42,10 @@ class Measure:
         shown = SYMBOLS.get(metric.unit, f" {metric.unit}" if len(metric.unit) <= LONGEST_UNIT else "")
         return text + shown if unit else text
 
+    def within(self, limits: Mapping[str, float]) -> "Measure":
+        """Set other limits, ``low`` or ``high``; those that are not given stay."""
+        return replace(self, low=limits.get("low", self.low), high=limits.get("high", self.high))
+
     def warn(self, metric: Metric) -> str:
         """Say in plain words what may be wrong with a value; empty if nothing is."""
         number = metric.number
@@ -52,6 +58,11 @@ class Measure:
 def measure_of(name: str) -> Measure:
     """Describe a metric, by the table or by its name alone."""
     return _table().get(name) or Measure(name, name.replace("_", " ").capitalize())
+
+
+def warned_of() -> list[str]:
+    """List the metrics that pages can warn of: those with thresholds."""
+    return [name for name, measure in _table().items() if measure.warning]
 
 
 def known_order(names: Iterable[str]) -> list[str]:
@@ -70,11 +81,11 @@ class Flag:
     shown: str
 
 
-def flags_of(result: SessionResult) -> list[Flag]:
-    """Give the warnings of a session, each once."""
+def flags_of(result: SessionResult, limits: Limits | None = None) -> list[Flag]:
+    """Give the warnings of a session, each once; `limits` go before those of the table."""
     flags: dict[Flag, None] = {}
     for metric in result.metrics:
-        measure = measure_of(metric.name)
+        measure = measure_of(metric.name).within((limits or {}).get(metric.name, {}))
         if text := measure.warn(metric):
             parts = [metric.scan, metric.model if measure.scope == MODEL else ""]
             about = ", ".join(part for part in parts if part)

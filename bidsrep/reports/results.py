@@ -13,7 +13,9 @@ from bidsrep.bids.names import session_dir, sidecar_path
 from bidsrep.bids.scans import KEPT, ParsedName, Session, parse_name
 from bidsrep.reports.crashes import Crash, crashes_of
 
-PREDICTED = re.compile(r"(?P<model>[0-9a-zA-Z+]+)From(?P<suffix>[0-9a-zA-Z+]+)")
+PREDICTED = re.compile(r"(?P<model>[0-9a-z+]+)(?P<kind>[A-Z][0-9a-zA-Z+]*?)?From(?P<suffix>[0-9a-zA-Z+]+)")
+OWN_CONTRAST = {"Denoised": "denoised", "Superres": "super-resolved"}
+"""What is predicted of a scan in the scan's own contrast, so that it is one kind of output for all scans."""
 BRAIN = "brain"
 IMAGES = (".nii.gz", ".nii")
 
@@ -120,16 +122,18 @@ def read_session(
     scans: dict[str, ScanResult] = {}
     models: dict[str, ModelUse] = {}
     metrics: list[Metric] = []
-    for path, name in _files(folder):
+    for path, name in named_files(folder):
         desc = name.entities.get("desc", "")
         if desc == "preproc" and name.extension in IMAGES:
-            scan = scans.setdefault(_key(name, name.suffix), ScanResult(_key(name, name.suffix), name.suffix))
+            scan = scans.setdefault(
+                scan_key(name, name.suffix), ScanResult(scan_key(name, name.suffix), name.suffix)
+            )
             scan.is_reference = "space" not in name.entities
             scan.source = _source(path)
         elif name.suffix == "metrics" and name.extension == ".tsv":
             metrics += read_metrics(path, desc)
         elif match := PREDICTED.fullmatch(desc):
-            _add_prediction(path, name, match["model"], match["suffix"], scans, models)
+            _add_prediction(path, name, match, scans, models)
     ordered = sorted(scans.values(), key=lambda scan: (not scan.is_reference, scan.key))
     for scan in ordered:
         for roles in scan.outputs.values():
@@ -172,7 +176,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, ParsedName]]:
+def named_files(folder: Path) -> Iterator[tuple[Path, ParsedName]]:
+    """List the files of a folder that have BIDS names, sidecars left out, by name."""
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
@@ -181,25 +186,28 @@ def _files(folder: Path) -> Iterator[tuple[Path, ParsedName]]:
             yield path, name
 
 
-def _key(name: ParsedName, suffix: str) -> str:
+def scan_key(name: ParsedName, suffix: str) -> str:
+    """Name the scan a file was made from: ``acq-tra_FLAIR``."""
     return "_".join([*(f"{k}-{name.entities[k]}" for k in KEPT if k in name.entities), suffix])
 
 
 def _add_prediction(
     path: Path,
     name: ParsedName,
-    model: str,
-    suffix: str,
+    desc: re.Match[str],
     scans: dict[str, ScanResult],
     models: dict[str, ModelUse],
 ) -> None:
+    model, kind, suffix = desc["model"], desc["kind"], desc["suffix"]
     if model == BRAIN:
         return
-    scan = scans.setdefault(_key(name, suffix), ScanResult(_key(name, suffix), suffix))
+    scan = scans.setdefault(scan_key(name, suffix), ScanResult(scan_key(name, suffix), suffix))
     role = name.suffix
     if label := name.entities.get("label"):
         native = " (native)" if "space" not in name.entities and name.suffix == "mask" else ""
         role = {"probseg": f"{label} probability", "mask": f"{label} mask{native}"}.get(role, role)
+    elif kind is not None:
+        role = OWN_CONTRAST.get(kind, f"{role} {kind}")
     elif role in ("dseg", "feat"):
         role = {"dseg": "segmentation", "feat": "dense features"}[role]
     roles = scan.outputs.setdefault(model, [])

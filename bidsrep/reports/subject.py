@@ -15,9 +15,11 @@ from bidsrep import __version__
 from bidsrep.bids.files import write_text
 from bidsrep.bids.names import report_path
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown
-from bidsrep.reports.measures import SCAN, Measure, by_measure, flags_of, known_order, measure_of
-from bidsrep.reports.pages import data_file, fragment
+from bidsrep.reports.figures import mark_figures
+from bidsrep.reports.measures import SCAN, Limits, Measure, by_measure, flags_of, known_order, measure_of
+from bidsrep.reports.pages import data_file, fragment, to_script
 from bidsrep.reports.results import Metric, ModelUse, ScanResult, SessionResult, read_subject
+from bidsrep.reports.viewer import viewer_data
 
 SUMMARY_COLUMNS = ("brain_volume", "lesion_volume", "lesion_count")
 
@@ -32,7 +34,13 @@ class _Table:
 
 
 def write_subject_report(
-    out_dir: Path, subject: str, run_uuid: str | None = None, notes: Sequence[str] = ()
+    out_dir: Path,
+    subject: str,
+    run_uuid: str | None = None,
+    notes: Sequence[str] = (),
+    *,
+    embed: bool = False,
+    limits: Limits | None = None,
 ) -> Path:
     """Write ``sub-<label>.html`` from the subject's derivatives; give its path.
 
@@ -46,9 +54,13 @@ def write_subject_report(
         The run whose errors are shown; the newest one of every session where it is left out.
     notes : sequence of str
         Further warnings, in plain words, that the derivatives do not tell.
+    embed : bool
+        Put the figures into the page, which then can travel alone.
+    limits : mapping, optional
+        Thresholds of warnings that go before those of the package.
     """
     sessions = read_subject(out_dir, subject, run_uuid)
-    html = _assemble(out_dir, subject, run_uuid, sessions, notes)
+    html = _assemble(out_dir, subject, run_uuid, sessions, notes, embed, limits)
     path = report_path(out_dir, subject)
     write_text(path, html)
     return path
@@ -60,6 +72,8 @@ def _assemble(
     run_uuid: str | None,
     sessions: Sequence[SessionResult],
     notes: Sequence[str],
+    embed: bool,
+    limits: Limits | None,
 ) -> str:
     """Let nireports find the figures, put our sections around them, and return the page."""
     from nireports.assembler.report import Report
@@ -77,15 +91,32 @@ def _assemble(
             metadata={"template": str(data_file("subject.html"))},
             subject=subject,
         )
-        warnings = [warning for session in sessions for warning in _warnings(session)]
+        warnings = [warning for session in sessions for warning in _warnings(session, limits)]
         warnings += [{"label": "", "text": note, "also": []} for note in notes]
         count = sum(1 + len(warning["also"]) for warning in warnings)
         report.header = [_header(subject, sessions, count)]
-        report.footer = [fragment("footer", __version__)]
+        viewers = [data for session in sessions if (data := viewer_data(out_dir, session)) is not None]
+        report.footer = [fragment("footer", __version__), _scripts(subject, sessions, viewers)]
+        mark_figures(report.sections, out_dir, embed=embed)
         before, after = _sections(out_dir, sessions, warnings)
+        if viewers:
+            before.append(_section("Slices", fragment("viewer", [view["session"] for view in viewers])))
         report.sections = [*before, *report.sections, *after]
         report.generate_report()
         return made.read_text(encoding="utf-8")
+
+
+def _scripts(subject: str, sessions: Sequence[SessionResult], viewers: list[dict[str, Any]]) -> str:
+    """Give the scripts of the page, and what they work on: the scans to rate, and the viewers' images."""
+    from markupsafe import Markup
+
+    scans = [
+        {"session": f"ses-{session.session}" if session.session is not None else "n/a", "scan": scan.key}
+        for session in sessions
+        for scan in session.scans
+    ]
+    data = {"version": __version__, "participant": f"sub-{subject}", "scans": scans, "viewers": viewers}
+    return fragment("scripts", Markup(to_script(data)))  # noqa: S704 - no sign in it could end the element
 
 
 def _sections(
@@ -114,7 +145,7 @@ def _sections(
     return before, after
 
 
-def _warnings(session: SessionResult) -> list[dict[str, Any]]:
+def _warnings(session: SessionResult, limits: Limits | None) -> list[dict[str, Any]]:
     """Word a session's warnings: one of every kind in full, the others of that kind by their values."""
     visit = f"Session {session.session}, " if session.session is not None else ""
     return [
@@ -123,7 +154,7 @@ def _warnings(session: SessionResult) -> list[dict[str, Any]]:
             "text": group[0].text,
             "also": [f"{flag.about} {flag.shown}" for flag in group[1:]],
         }
-        for group in by_measure(flags_of(session)).values()
+        for group in by_measure(flags_of(session, limits)).values()
     ]
 
 

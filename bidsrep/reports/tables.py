@@ -59,10 +59,11 @@ class GroupTables:
         if error is None:
             self._remove_stale()
 
-    def add(self, result: SessionResult) -> None:
-        """Add one session to all tables."""
+    def add(self, result: SessionResult) -> dict[tuple[str, str], list[float]]:
+        """Add one session to all tables; give its embeddings of the whole brain, by model and scan."""
+        whole: dict[tuple[str, str], list[float]] = {}
         if not result.scans:
-            return
+            return whole
         keys = (f"sub-{result.subject}", f"ses-{result.session}" if result.session is not None else "n/a")
         visit = self._visits[result.subject] = self._visits.get(result.subject, 0) + 1
         rows = [
@@ -73,7 +74,9 @@ class GroupTables:
         self._volumes.append((visit, keys, self._volumes_of(result.metrics)))
         for model in result.models:
             self._weights.setdefault(model.name, set()).add(model)
-            self._add_embeddings(result, model.name, keys, visit)
+            for key, row in self._add_embeddings(result, model.name, keys, visit).items():
+                whole[model.name, key] = row
+        return whole
 
     def _volumes_of(self, metrics: Iterable[Metric]) -> dict[str, str]:
         values: dict[str, str] = {}
@@ -85,10 +88,13 @@ class GroupTables:
                 values.setdefault(column, metric.value or "n/a")
         return values
 
-    def _add_embeddings(self, result: SessionResult, model: str, keys: Row, visit: int) -> None:
-        """Copy a session's embeddings, and average those of the whole brain over its scans."""
+    def _add_embeddings(
+        self, result: SessionResult, model: str, keys: Row, visit: int
+    ) -> dict[str, list[float]]:
+        """Copy a session's embeddings, and average those of the whole brain over its scans; give these, too."""
         target = self.out_dir / f"group_embedding_{model}.tsv"
         scans, whole = [], []
+        brains: dict[str, list[float]] = {}
         for scan in result.scans:
             if model not in scan.embeddings:
                 continue
@@ -102,7 +108,10 @@ class GroupTables:
                 [(*keys, scan.key, *row) for row in rows],
             )
             channels = [index for index, name in enumerate(header) if CHANNEL.fullmatch(name)]
-            whole += [[row[index] for index in channels] for row in rows if row[0] == WHOLE_BRAIN]
+            found = [[row[index] for index in channels] for row in rows if row[0] == WHOLE_BRAIN]
+            whole += found
+            if found:
+                brains[scan.key] = [_float(cell) for cell in found[0]]
             scans.append(scan.key)
         means = _mean(whole)
         if means:
@@ -111,6 +120,7 @@ class GroupTables:
             self._write(
                 path, ("participant_id", "session_id", "scans", *names), [(*keys, ",".join(scans), *means)]
             )
+        return brains
 
     def _finish(self) -> None:
         """Write what needs all sessions to be known: the volumes, and the descriptions of the columns."""
@@ -212,3 +222,10 @@ def _mean(rows: Sequence[Row]) -> list[str]:
         except ValueError:
             means.append("n/a")
     return means
+
+
+def _float(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
