@@ -23,6 +23,7 @@ from bidsrep.errors import BidsrepError
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+CAMPAIGN = ROOT / "tests" / "faults" / "campaign.py"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(
     r"(?:<!-- test: (?P<mark>[^>]+?) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S
@@ -186,6 +187,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 def test_pages_mention_only_options_that_exist() -> None:
     known = {o for build in PARSERS.values() for o in all_options(build())}
     known |= {"--extra-index-url", "--account", "--time"}
+    known |= set(re.findall(r'"(--[a-z-]+)"', CAMPAIGN.read_text(encoding="utf-8")))
     known |= {"--build-arg", "--rm", "--network", "--read-only", "--tmpfs", "--user"}
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
