@@ -9,7 +9,14 @@ from bidsrep.bids.names import session_dir
 from bidsrep.bids.scans import Session
 from bidsrep.reports.crashes import crashes_of, read_crash
 from bidsrep.reports.measures import flags_of, in_short, measure_of
-from bidsrep.reports.results import Metric, SessionResult, find_subjects, read_session, read_subject
+from bidsrep.reports.results import (
+    Metric,
+    SessionResult,
+    find_subjects,
+    read_json,
+    read_session,
+    read_subject,
+)
 
 
 @pytest.fixture
@@ -155,3 +162,9 @@ class TestMeasures:
 
 def test_a_session_object_is_enough_to_find_the_log(tmp_path):
     assert session_dir(tmp_path, Session("01", "A"), "log") == tmp_path / "sub-01" / "ses-A" / "log"
+
+
+def test_json_that_nests_too_deeply_is_none(tmp_path):
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000 + "]" * 100_000)
+    assert read_json(path) == {}

@@ -4,7 +4,6 @@ The pages export such files, as TSV or JSON; any other of the same columns will 
 """
 
 import csv
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from bidsrep.bids.files import write_text
+from bidsrep.bids.files import read_json, write_text
 from bidsrep.evaluation.cohort_agreement import cohen_kappa, fleiss_kappa, percent_agreement
 
 LOGGER = logging.getLogger("bidsrep")
@@ -139,7 +138,7 @@ def _tsv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
     """Read the rows of the pages' JSON (``Ratings``), or a plain list of them; a table's sidecar has none."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    content = read_json(path)
     rows = content.get("Ratings", []) if isinstance(content, dict) else content
     yield from (row for row in rows if isinstance(row, dict)) if isinstance(rows, list) else ()
 

@@ -1,7 +1,6 @@
 """What a run left of one subject, read from the derivatives alone: the pages are made from this."""
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids import files
 from bidsrep.bids.names import session_dir, sidecar_path
 from bidsrep.bids.scans import KEPT, ParsedName, Session, parse_name
 from bidsrep.reports.crashes import Crash, crashes_of
@@ -170,7 +170,7 @@ def read_metrics(path: Path, model: str) -> list[Metric]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; {} if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = files.read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
