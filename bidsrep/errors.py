@@ -20,6 +20,10 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+LAST_LINE = {"last": True}
+"""``extra`` of the log record that ends a run: it is shown however quiet the run is."""
+
+
 class BidsrepError(Exception):
     """An error the user can do something about; the base of all the others."""
 

@@ -112,6 +112,7 @@ class Settings:
     resource_monitor: bool = False
     sloppy: bool = False
     verbose: int = 0
+    quiet: bool = False
     run_uuid: str = dataclasses.field(default_factory=new_run_uuid)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from bidsrep.cli import run as command
 from bidsrep.cli.environment import prepare_environment, prepare_folders
-from bidsrep.errors import InputError, UsageError, WeightsError
+from bidsrep.errors import LAST_LINE, InputError, UsageError, WeightsError
 from bidsrep.settings import Settings
 
 MakeBids = Callable[..., Path]
@@ -185,3 +185,25 @@ def test_the_command_line_imports_nothing_heavy() -> None:
     code = f"import sys, bidsrep.cli.run; print([m for m in {heavy.split()} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert ran.stdout.strip() == "[]"
+
+
+class TestQuiet:
+    """What is said of a run is chosen by -q, but never its last line."""
+
+    def said(self, capsys: pytest.CaptureFixture[str], quiet: bool) -> str:
+        logger = logging.getLogger("bidsrep")
+        logger.handlers.clear()
+        command.set_up_logging(0, quiet)
+        logger.info("3/4: sub-01 T1w, pepsi")
+        logger.warning("sub-01: look at it.")
+        logger.info("1 ok, 1/1 reports", extra=LAST_LINE)
+        return capsys.readouterr().err
+
+    def test_only_warnings_and_the_last_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        said = self.said(capsys, quiet=True)
+        assert "3/4" not in said
+        assert "look at it" in said
+        assert said.splitlines()[-1].endswith("1 ok, 1/1 reports")
+
+    def test_all_of_it_otherwise(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert len(self.said(capsys, quiet=False).splitlines()) == 3

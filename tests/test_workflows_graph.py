@@ -206,3 +206,22 @@ def test_progress_names_the_scan_and_the_model(make_bids, caplog):
         "1/4: sub-01 FLAIR, pepsi",
         "sub-01 T1w: the step preprocess.conform failed.",
     ]
+
+
+def test_progress_tells_what_is_running_and_guesses_the_time_left(make_bids, caplog, monkeypatch):
+    graph = Graph(dataset(make_bids, ["T1w", "FLAIR"]), (PEPSI, BRAINID))
+    clock = [0.0]
+    monkeypatch.setattr("bidsrep.workflows.progress.time.monotonic", lambda: clock[0])
+    progress = Progress(graph.plans)
+    places = [f"{scan}_wf.{model}_wf" for scan in ("T1w", "FLAIR") for model in ("pepsi", "brainid")]
+    nodes = [graph.nodes[f"sub_01_wf.session_wf.{place}.represent"] for place in places]
+    with caplog.at_level(logging.INFO, logger="bidsrep"):
+        for node in nodes:
+            progress(node, "start")
+        for number, node in enumerate(nodes, 1):
+            clock[0] = 120.0 * number
+            progress(node, "end")
+    first, _, third, last = caplog.messages
+    assert first.startswith("1/4: sub-01 T1w, pepsi; now sub-01 T1w (brainid.represent), sub-01 FLAIR (pepsi")
+    assert third == "3/4, about 2 min left: sub-01 FLAIR, pepsi; now sub-01 FLAIR (brainid.represent)"
+    assert last == "4/4: sub-01 FLAIR, brainid"

@@ -1,6 +1,7 @@
 """What a run says and keeps while it computes: a line for every scan that is through a network, whole sessions."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,10 @@ from bidsrep.workflows.plugins import COMPLETE
 LOGGER = logging.getLogger("bidsrep")
 SLOWEST = "represent"
 """The step that is counted: one per scan and model, and the longest."""
+ENOUGH = 3
+"""Counted steps after which the time left is guessed: the first wait for masks and registrations."""
+AT_ONCE = 4
+"""So many running steps are named; of more, their number."""
 
 
 class Progress:
@@ -31,6 +36,8 @@ class Progress:
         self._sessions: dict[str, SessionPlan] = {}
         self._completed = completed
         self._total = self._done = 0
+        self._began = time.monotonic()
+        self._running: dict[str, str] = {}
         for plan in plans:
             self._sessions[session_prefix(plan)] = plan
             label = plan.session.label.replace("_", " ")
@@ -47,9 +54,37 @@ class Progress:
         prefix = next((p for p in self._scans if p in node.fullname), None)
         if prefix is None:
             return
-        step = node.fullname.partition(prefix)[2].replace("_wf", "")
+        step = node.fullname.partition(prefix)[2].replace("_wf", "").strip(".")
+        if status == "start":
+            self._running[node.fullname] = f"{self._scans[prefix]} ({step})"
+            return
+        self._running.pop(node.fullname, None)
         if status == "exception":
             LOGGER.warning("%s: the step %s failed.", self._scans[prefix], step)
         elif status == "end" and node.name == SLOWEST:
             self._done += 1
-            LOGGER.info("%d/%d: %s, %s", self._done, self._total, self._scans[prefix], step.partition(".")[0])
+            LOGGER.info(
+                "%d/%d%s: %s, %s%s",
+                self._done,
+                self._total,
+                self._time_left(),
+                self._scans[prefix],
+                step.partition(".")[0],
+                self._now(),
+            )
+
+    def _time_left(self) -> str:
+        """Guess from the pace so far; nothing while too little is done, and at the end."""
+        left = self._total - self._done
+        if self._done < ENOUGH or not left:
+            return ""
+        minutes = (time.monotonic() - self._began) / self._done * left / 60
+        return f", {f'about {minutes:.0f} min' if minutes >= 1 else 'less than a minute'} left"
+
+    def _now(self) -> str:
+        """Name what else is running."""
+        if not self._running:
+            return ""
+        if len(self._running) > AT_ONCE:
+            return f"; {len(self._running)} steps are running"
+        return f"; now {', '.join(self._running.values())}"

@@ -14,7 +14,7 @@ from bidsrep.bids.verify.records import FileRecord, Records, SessionRecord
 from bidsrep.errors import BidsrepError, ExitCode, UsageError, WeightsError
 from bidsrep.settings import PER_RUN, Settings
 
-OF_THE_MACHINE = {"nprocs", "mem_gb", "low_mem", "clean_workdir", "write_graph", "resource_monitor"}
+OF_THE_MACHINE = {"nprocs", "mem_gb", "low_mem", "clean_workdir", "write_graph", "resource_monitor", "quiet"}
 """Settings that do not change results; the present machine has its own."""
 LABELS = ("mask", "dseg")
 """Suffixes of images whose values are labels."""

@@ -13,7 +13,7 @@ from bidsrep.bids.files import remove_leftovers
 from bidsrep.bids.names import report_path, session_dir
 from bidsrep.bids.provenance import provenance_dir
 from bidsrep.bids.scans import Session
-from bidsrep.errors import ExitCode
+from bidsrep.errors import LAST_LINE, ExitCode
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import (
     configure_nipype,
@@ -47,7 +47,7 @@ def run_participants(settings: Settings) -> int:
         groups = {k: list(g) for k, g in groupby(sessions, key=lambda session: session.subject)}
         subjects = {subject: _notes(settings, group) for subject, group in groups.items()}
         failed = write_reports(settings, subjects)
-        LOGGER.info("%s", _reports_line(len(subjects), failed))
+        LOGGER.info("%s", _reports_line(len(subjects), failed), extra=LAST_LINE)
         return ExitCode.SOME_FAILED if failed else ExitCode.OK
     models = describe_models(settings)
     jobs = [SessionJob.of(session, settings, models) for session in sessions]
@@ -62,7 +62,8 @@ def run_participants(settings: Settings) -> int:
             LOGGER.error("sub-%s: %s", subject, message)
     failed_reports = write_reports(settings, _reports_due(jobs, settings))
     sweep([job for job in jobs if job.reasons], settings.out_dir)
-    LOGGER.info("%s", summary(jobs, failed_reports))
+    told = summary(jobs, failed_reports)
+    LOGGER.info("%s; see %s", told, _where(settings.out_dir, jobs, trouble), extra=LAST_LINE)
     return ExitCode.SOME_FAILED if trouble or failed_reports else ExitCode.OK
 
 
@@ -208,6 +209,13 @@ def summary(jobs: Sequence[SessionJob], failed_reports: Sequence[str] = ()) -> s
     if trouble:
         text += f", {len(trouble)} failed ({', '.join(f'sub-{s}' for s in trouble)})"
     return f"{text}, {_reports_line(len(subjects), failed_reports)}"
+
+
+def _where(out_dir: Path, jobs: Sequence[SessionJob], trouble: Iterable[str]) -> Path:
+    """The page to look at first: that of the first subject that failed, or of the only one; else all of them."""
+    subjects = [*trouble] or [*by_subject(jobs)]
+    page = report_path(out_dir, subjects[0])
+    return page if page.is_file() and (trouble or len(subjects) == 1) else out_dir / "sub-*.html"
 
 
 def _reports_line(count: int, failed: Sequence[str]) -> str:

@@ -293,6 +293,7 @@ def _other(parser: argparse.ArgumentParser) -> None:
     group.flag("--resource-monitor", help="record the memory and time of every step")
     group.flag("--sloppy", help="fast and inaccurate, for tests only")
     group.add("-v", "--verbose", action="count", help="say more; -vv says all")
+    group.flag("-q", "--quiet", help="only warnings, errors and the last line; for logs of large runs")
     group.flag("--notrack", help="accepted for compatibility: nothing is ever sent anywhere")
 
 

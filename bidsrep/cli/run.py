@@ -27,7 +27,7 @@ def run(settings: Settings) -> int:
     """Do what the settings say, one analysis level after the other; the worst exit code counts."""
     prepare_folders(settings)
     prepare_environment(settings)
-    set_up_logging(settings.verbose)
+    set_up_logging(settings.verbose, settings.quiet)
     if settings.boilerplate_only:
         return _write_boilerplate(settings)
     codes = [
@@ -58,15 +58,27 @@ def guarded(command: str, action: Callable[[], int]) -> int:
         return _internal_error(command)
 
 
-def set_up_logging(verbose: int) -> None:
-    """Send the messages of the ``bidsrep`` logger to standard error; more of them if `verbose`."""
+def set_up_logging(verbose: int, quiet: bool = False) -> None:
+    """Send the messages of the ``bidsrep`` logger to standard error; more of them if `verbose`.
+
+    If `quiet`, only warnings, errors and what is marked as the run's last line (`bidsrep.errors.LAST_LINE`).
+    """
     logger = logging.getLogger("bidsrep")
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
     if not logger.handlers:
         handler = logging.StreamHandler()
+        handler.name = "bidsrep"
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
+    for own in logger.handlers:
+        if own.name == "bidsrep":
+            own.filters = [_matters] if quiet else []
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Tell warnings, errors and the last line from the rest."""
+    return record.levelno >= logging.WARNING or getattr(record, "last", False)
 
 
 def _run_participants(settings: Settings) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bidsrep.bids.files import write_text
-from bidsrep.errors import ExitCode, InputError
+from bidsrep.errors import LAST_LINE, ExitCode, InputError
 from bidsrep.reports.cohort import Cohort
 from bidsrep.reports.group_page import render
 from bidsrep.reports.people import People
@@ -50,6 +50,7 @@ def run_group(settings: Settings) -> int:
         len(cohort.sessions),
         f", {len(ratings)} ratings" if ratings else "",
         out_dir / "group.html",
+        extra=LAST_LINE,
     )
     return ExitCode.OK
 
