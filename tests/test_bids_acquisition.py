@@ -81,6 +81,7 @@ class TestFromMetadata:
             ({"EchoTime": [0.002, 0.004]}, "not one number"),
             ({"EchoTime": "3 ms"}, "not one number"),
             ({"EchoTime": True}, "not one number"),
+            ({"EchoTime": 10**400}, "integer beyond all bounds"),
             ({"EchoTime": 0}, "TE = 0 s"),
             ({"EchoTime": float("nan")}, "TE = nan"),
             ({"InversionTime": -1}, "TI = -1 s"),

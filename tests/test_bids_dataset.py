@@ -78,6 +78,11 @@ def test_a_later_run_adds_its_links_and_labels(settings: Settings, tmp_path: Pat
     run(models=("brainid",))
     description = json.loads((settings.out_dir / "dataset_description.json").read_text())
     assert description["DatasetLinks"] == {"masks": "../masks", "raw": "../raw"}
+    description["DatasetLinks"] |= {"odd": float("nan"), "odder": []}
+    (settings.out_dir / "dataset_description.json").write_text(json.dumps(description))
+    run(models=("brainid",))
+    description = json.loads((settings.out_dir / "dataset_description.json").read_text())
+    assert description["DatasetLinks"] == {"masks": "../masks", "raw": "../raw"}
     labels = (settings.out_dir / "descriptions.tsv").read_text()
     assert "desc-pepsiFromT2starw\t" in labels
     assert "desc-brainidFromT2starw\t" in labels

@@ -136,3 +136,9 @@ def test_after_a_failure_nothing_is_dropped_until_it_succeeds(case):
     assert case.why(save_features="none") == "FLAIR failed before"
     case.record(save_features="none")
     assert not embedding.exists()
+
+
+def test_a_name_too_long_for_any_file_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+    paths = [tmp_path / "there", tmp_path / ("a" * 400), tmp_path / "not\0a name"]
+    assert ledger.missing_files(paths) == paths[1:]

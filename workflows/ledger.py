@@ -5,6 +5,7 @@ planned file is there, and does not depend on the work folder. The work is left 
 the same inputs, settings, weights and version as the run at hand, and its files are as recorded.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: 
         return "other files are wanted"
     for name, state in known["outputs"].items():
         path = out_dir / name
-        if not path.is_file():
+        if missing_files([path]):
             return f"{name} is missing"
         if not _unchanged(path, state):
             return f"{name} was changed"
@@ -127,8 +128,8 @@ def record(
 
 
 def missing_files(paths: Iterable[Path]) -> list[Path]:
-    """List the planned files that are not there."""
-    return [path for path in paths if not path.is_file()]
+    """List the planned files that are not there; where a name cannot even be looked up, there is none."""
+    return [path for path in paths if not os.path.isfile(path)]
 
 
 def ledger_path(out_dir: Path, session: Session, model: str) -> Path:

@@ -243,7 +243,10 @@ def _numbers(fields: Mapping[str, Any]) -> dict[str, float]:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(NOT_A_NUMBER.format(name, value))
-        values[name] = float(value)
+        try:
+            values[name] = float(value)
+        except OverflowError as error:  # JSON's integers have no limit
+            raise ValueError(NOT_A_NUMBER.format(name, "an integer beyond all bounds")) from error
     return values
 
 

@@ -74,7 +74,8 @@ def dataset_description(settings: Settings) -> dict[str, Any]:
             __version__,
         )
     links = before.get("DatasetLinks")
-    links = dict(links) if isinstance(links, dict) else {}
+    links = links if isinstance(links, dict) else {}
+    links = {name: place for name, place in links.items() if isinstance(place, str)}
     links |= DatasetRoots.of(settings).links()
     return {
         "Name": "bidsrep derivatives",
