@@ -104,6 +104,7 @@ class Settings:
     reports_only: bool = False
     boilerplate_only: bool = False
     embed_reports: bool = False
+    ro_crate: bool = False
     # other
     work_dir: Path = Path("work")
     clean_workdir: bool = False

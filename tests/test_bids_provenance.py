@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rdflib
+from pyld import jsonld
 from rdflib.namespace import PROV
 
 from bidsrep.bids.files import sha256_file
@@ -201,6 +202,40 @@ def test_a_record_is_json_ld(bench: Bench) -> None:
         "checksumValue",
         "SourceSHA256",
     }
+
+
+def test_no_value_of_a_record_is_dropped_by_a_json_ld_processor(bench: Bench) -> None:
+    """JSON-LD drops keys that its context does not know, without a word."""
+    bench.run("pepsi")
+    for name, text in bench.files().items():
+        content = json.loads(text)
+        expanded = jsonld.expand(content)
+        del content["@context"]
+        kept = {_plain(value) for value in leaves(expanded)}
+        for value in leaves(content):
+            assert value is None or _plain(value) in kept, (name, value)
+        entries = [entry for found in content.values() if isinstance(found, list) for entry in found]
+        nodes = {node["@id"] for node in jsonld.flatten(json.loads(text))}
+        assert nodes >= {entry["Id"] for entry in entries}
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Numbers, texts and nulls anywhere in a JSON value."""
+    if isinstance(value, dict):
+        for item in value.values():
+            yield from leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def _plain(value: Any) -> Any:
+    """A prefixed name in full, as a processor writes it."""
+    prefix = "spdx:"
+    full = "http://spdx.org/rdf/terms#"
+    return value.replace(prefix, full, 1) if isinstance(value, str) and value.startswith(prefix) else value
 
 
 def test_images_have_hashes_of_grid_and_voxels(bench: Bench) -> None:

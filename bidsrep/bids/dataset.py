@@ -29,6 +29,8 @@ IGNORED = (
     "logs",
     "prov",
     "ratings",
+    "*.parquet",
+    "ro-crate-metadata.json",
     "*_xfm.*",
     "*_feat.*",
     "*_embedding.*",

@@ -288,6 +288,7 @@ def _other(parser: argparse.ArgumentParser) -> None:
     group.flag(
         "--embed-reports", help="put the figures into the subjects' pages: one file each, to send around"
     )
+    group.flag("--ro-crate", help="group: describe the dataset in ro-crate-metadata.json, too, for archives")
     group.flag("--write-graph", help="draw the graph of the workflow")
     group.flag("--stop-on-first-crash", help="stop at the first failure instead of going on with the others")
     group.flag("--resource-monitor", help="record the memory and time of every step")

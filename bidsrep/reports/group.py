@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from bidsrep.bids.crate import write_crate
 from bidsrep.bids.files import write_text
 from bidsrep.errors import LAST_LINE, ExitCode, InputError
 from bidsrep.reports.cohort import Cohort
@@ -44,6 +45,9 @@ def run_group(settings: Settings) -> int:
     rated = write_ratings(out_dir, ratings)
     written = sorted([*tables.written, *([rated] if rated else [])])
     write_text(out_dir / "group.html", render(out_dir, cohort, written, people.described, ratings))
+    if settings.ro_crate:
+        made = [path.relative_to(out_dir).as_posix() for path in written]
+        write_crate(out_dir, cohort.subjects, [*made, "group.html"])
     LOGGER.info(
         "group: %d subjects, %d sessions%s; see %s",
         len(cohort.subjects),

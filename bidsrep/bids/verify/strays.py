@@ -14,7 +14,7 @@ from bidsrep.bids.verify.records import Records
 
 TOP = re.compile(
     r"dataset_description\.json|descriptions\.tsv|\.bidsignore|\.git\w*|participants\.(tsv|json)"
-    r"|(README|CHANGES|LICENSE|CITATION)(\.\w+)?|group(_\w+)?\.(html|tsv|json)"
+    r"|(README|CHANGES|LICENSE|CITATION)(\.\w+)?|group(_\w+)?\.(html|tsv|json|parquet)|ro-crate-metadata\.json"
 )
 """Files of the dataset as a whole: they are made from the others, or by people."""
 OPAQUE = frozenset(
