@@ -1,5 +1,6 @@
 """Machines that lack something: a home, a name for the user, a network, memory, files, a sane clock, short paths."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -14,6 +15,12 @@ from .limits import BACKWARDS, LITTLE_MEMORY, UNKNOWN_USER, limited
 
 ONE = ("--participant-label", "02")
 HOST = "host-with-a-name"
+OPEN_A_SOCKET = """
+import ctypes, socket, sitecustomize
+libc = ctypes.CDLL(None, use_errno=True)
+print(sitecustomize.REFUSED_IN_KERNEL, libc.socket(socket.AF_INET, socket.SOCK_STREAM, 0), ctypes.get_errno())
+"""
+"""As a library would, past all that is Python."""
 NAMELESS = dict.fromkeys(("HOME", "LOGNAME", "USER", "LNAME", "USERNAME"))
 
 
@@ -40,7 +47,7 @@ def test_a_home_that_is_not_there(lab: Lab, reference: Reference, place: Path) -
 
 
 def test_no_network_is_needed_and_none_is_used(lab: Lab, reference: Reference, place: Path) -> None:
-    """Every look-up and connection fails, in workers too, and is noted: none is even tried.
+    """Every look-up, connection and socket fails, in workers and libraries too; in Python none is even tried.
 
     This run is a new process, with two workers, so that nothing was imported before the calls were replaced.
     """
@@ -52,6 +59,15 @@ def test_no_network_is_needed_and_none_is_used(lab: Lab, reference: Reference, p
     assert failed.returncode != 0
     assert "getaddrinfo" in noted.read_text()
     noted.unlink()
+    if sys.platform == "linux":  # what is no Python is refused by the kernel
+        opened = subprocess.run(
+            [sys.executable, "-c", OPEN_A_SOCKET],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert opened.stdout.strip() == f"True -1 {errno.EACCES}", opened
     arguments = lab.arguments(place / "out", *ONE, "--notrack", nprocs=2)
     command = [sys.executable, "-m", "bidsrep.cli.run", *arguments]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
