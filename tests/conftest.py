@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from browsing import CHROMIUM, OPTIONS, watch
 from fake_slurm import FakeSlurm
 
 MakeBids = Callable[..., Path]
@@ -52,3 +53,22 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     made = FakeSlurm.install(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
     return made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    """Start Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser) -> Iterator[object]:
+    """Give a browser without a past; errors of any page fail the test. See `browsing.watch`."""
+    context = watch(browser.new_context(viewport={"width": 1400, "height": 900}))
+    yield context
+    assert context.trouble == []
+    context.close()

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import os
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browsing import NEEDS_CHROMIUM, READY, faults, leaves, visit
 from fake_derivatives import FakeRun, write
 
 from bidsrep.reports.cohort import Cohort
@@ -19,23 +18,8 @@ from bidsrep.reports.results import Metric, ScanResult, SessionResult
 from bidsrep.reports.subject import write_subject_report
 from bidsrep.settings import Settings
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; CHROMIUM may name one")
-OPTIONS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+pytestmark = NEEDS_CHROMIUM
 EVIL = "<img src=x onerror=\"window.broken='yes'\">"
-READY = "document.documentElement.dataset.ready === 'yes'"
-FAULTS = ("serious", "critical")
 LOAD_SECONDS = 3
 
 
@@ -58,54 +42,13 @@ def folder(tmp_path_factory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def context(browser) -> Iterator[object]:
-    """A browser without a past. Errors of any page, and requests that leave its folder, fail the test."""
-    context = browser.new_context(viewport={"width": 1400, "height": 900})
-    context.trouble, context.fetched = [], []
-
-    def watch(page) -> None:
-        page.on("pageerror", lambda error: context.trouble.append(str(error)))
-        page.on("requestfailed", lambda request: context.trouble.append(f"failed: {request.url}"))
-        page.on("requestfinished", lambda request: context.fetched.append(request.url))
-        page.on("console", lambda said: context.trouble.append(said.text) if said.type == "error" else None)
-
-    context.on("page", watch)
-    yield context
-    assert context.trouble == []
-    context.close()
-
-
-def visit(context, path: Path, hash_: str = ""):
-    page = context.new_page()
-    page.goto(path.as_uri() + hash_)
-    page.wait_for_function(READY)
-    return page
-
-
-def faults(page) -> list[str]:
-    """Let axe-core look for serious faults of accessibility."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-core is not installed")
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in FAULTS]
-
-
 class TestEveryPage:
     @pytest.mark.parametrize("name", ["sub-01.html", "sub-02.html", "group.html"])
     def test_it_stays_in_its_folder_and_shows_hostile_names_as_text(self, context, folder, name):
         page = visit(context, folder / name)
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         page.wait_for_timeout(100)
-        inside = (folder.as_uri() + "/", "data:", "blob:")
-        assert [url for url in context.fetched if not url.startswith(inside)] == []
+        assert leaves(context, folder) == []
         assert page.evaluate("window.broken") is None
         assert page.locator("img").count() == 0
         assert page.evaluate("text => document.body.textContent.includes(text)", EVIL)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
-from bidsrep.evaluation.session import Row, ScanFiles, measure_session, to_tsv
+from bidsrep.evaluation.session import Row, ScanFiles, from_tsv, measure_scans, measure_session, to_tsv
 from bidsrep.evaluation.synthesis import compare_synthesis
 from bidsrep.imaging.checks_anatomy import atlas
 from bidsrep.imaging.transforms import write_itk
@@ -120,7 +120,7 @@ class TestSession:
         return ScanFiles(key, key, **paths, **more)
 
     @pytest.fixture(scope="class")
-    def rows(self, tmp_path_factory):
+    def scans(self, tmp_path_factory):
         folder = tmp_path_factory.mktemp("session")
         mean = atlas()
         affine = mean.affine
@@ -130,7 +130,16 @@ class TestSession:
         mask = Volume(mean.brain, affine)
         good = self.files(folder, "T1w", t1w, mask, images={"T1w": folder / "T1w_preproc.nii"})
         wrong = self.files(folder, "T2w", flair, mask, transform=write_itk(folder / "xfm.txt", np.eye(4)))
-        return measure_session([good, wrong])
+        return [good, wrong]
+
+    @pytest.fixture(scope="class")
+    def rows(self, scans):
+        return measure_session(scans)
+
+    def test_what_was_measured_before_gives_the_same_table(self, scans, rows):
+        known = from_tsv(to_tsv(measure_scans(scans)))
+        assert to_tsv(measure_session(scans, known)) == to_tsv(rows)
+        assert len(known) > 20
 
     def values(self, rows, scan):
         return {row.metric: row for row in rows if row.scan == scan}

@@ -14,6 +14,9 @@ from bidsrep.imaging.checks import border_fraction, flat_fraction, loose_fractio
 from bidsrep.imaging.checks_anatomy import atlas, quarter_turns
 from bidsrep.imaging.checks_pairs import largest_disagreement, mirror_gain
 from bidsrep.imaging.conform import conform
+from bidsrep.imaging.grids import bounding_box, pad_to_multiple, reference_grid
+from bidsrep.imaging.lesions import find_lesions
+from bidsrep.imaging.normalise import normalise
 from bidsrep.imaging.quality import dice
 from bidsrep.imaging.resample import resample
 from bidsrep.imaging.volume import Volume
@@ -208,22 +211,69 @@ class TestDemo:
 
 
 class TestPaintedLesion:
-    def test_what_was_painted_into_the_scan_contradicts_the_synthetic_image(self, demo):
-        scan = demo["T1w"]
+    """Lesions painted into a scan beside the ventricle, of 7 and of 34 ml."""
+
+    @pytest.mark.parametrize("suffix", ["T1w", "FLAIR"])
+    @pytest.mark.parametrize(("radius", "seen"), [(0.0, False), (12.0, False), (20.0, True)])
+    def test_a_large_dark_one_contradicts_the_synthetic_image(self, demo, suffix, radius, seen):
+        scan = demo[suffix]
         rng = np.random.default_rng(0)
         synthetic = scan.image.data + rng.normal(0, 10, scan.image.shape).astype(np.float32)
-        painted = self.paint(scan, 20.0)
-        limit = measure_of("disagreement").high
-        assert synthesis_disagreement(synthetic, scan.image, scan.mask) < limit
-        assert synthesis_disagreement(synthetic, painted.image, painted.mask) > limit
+        painted = paint(scan, radius, np.percentile(scan.image.data[scan.mask], 1))
+        found = synthesis_disagreement(synthetic, painted.image, painted.mask)
+        assert (found > measure_of("disagreement").high) == seen
 
-    def paint(self, scan: Scan, radius: float) -> Scan:
-        # Beside the ventricles, which are dark themselves.
-        center = np.argwhere(scan.mask).mean(axis=0) + np.array([28.0, 0.0, 22.0]) / scan.image.spacing
-        index = np.moveaxis(np.indices(scan.image.shape), 0, -1)
-        ball = (((index - center) * scan.image.spacing) ** 2).sum(axis=-1) < radius**2
-        dark = np.percentile(scan.image.data[scan.mask], 1)
-        return replace(scan, image=scan.image.replace(np.where(ball, dark, scan.image.data)))
+    def test_a_bright_one_is_out_of_the_range_of_lesion_loads(self, lesion_free):
+        scan = lesion_free
+        bright = 1.15 * np.percentile(scan.image.data[scan.mask], 99)
+        healthy, painted = load_of(scan), load_of(paint(scan, 12.0, bright))
+        assert healthy < 3
+        assert 0.7 * 7.2 < painted - healthy < 1.5 * 7.2
+        cohort = [healthy * factor for factor in np.linspace(0.5, 1.5, 10)]
+        scores = robust_outliers([np.log1p(load) for load in (*cohort, painted)])
+        assert [score is not None for score in scores] == [False] * 10 + [True]
+
+
+@pytest.fixture(scope="module")
+def lesion_free() -> Scan:
+    """The FLAIR of a simulated person without lesions, at 1 mm and without the skull."""
+    from bidsrep.cli.demo import load_template
+    from bidsrep.synth.phantom import cohort
+
+    visit = cohort.visits(1)[0]
+    person = cohort.draw_person(load_template(2), 1, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        healthy = np.zeros_like(cohort.lesion_map(person, visit))
+        patch.setattr(cohort, "lesion_map", lambda *_: healthy)
+        flair = cohort.simulate_visit(person, visit, 0, sloppy=True)[1]
+    whole, mask = (Volume(data, flair.placement.affine) for data in (flair.image, flair.truth["mask"] > 0))
+    grid = reference_grid(whole, mask.data)
+    brain = resample(mask, grid).data > 0.5
+    image = resample(whole, grid)
+    return Scan(image.replace(np.where(brain, image.data, 0)), brain, "FLAIR")
+
+
+def paint(scan: Scan, radius: float, value: float) -> Scan:
+    """Paint a ball (mm) of one intensity beside the ventricles, which are dark themselves."""
+    center = np.argwhere(scan.mask).mean(axis=0) + np.array([28.0, 0.0, 22.0]) / scan.image.spacing
+    index = np.moveaxis(np.indices(scan.image.shape), 0, -1)
+    ball = scan.mask & ((((index - center) * scan.image.spacing) ** 2).sum(axis=-1) < radius**2)
+    return replace(scan, image=scan.image.replace(np.where(ball, value, scan.image.data)))
+
+
+def load_of(scan: Scan) -> float:
+    """Let the bundled weights of PEPSI find lesions: their volume, ml."""
+    import torch
+
+    from bidsrep import load_model
+
+    model, box = load_model("pepsi", device="cpu"), bounding_box(scan.mask, 8)
+    inside = scan.mask[box]
+    padded, keep = pad_to_multiple(normalise(scan.image.data[box], inside), model.divisor)
+    found = model.predict(torch.from_numpy(padded)[None, None], tasks=["lesion"])["lesion"][0, 0].numpy()[
+        keep
+    ]
+    return find_lesions(found, scan.image.voxel_ml, 0.5, 0.01, within=inside).total_ml
 
 
 class TestRealScans:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bidsrep.imaging.grids import Grid
+from bidsrep.imaging.grids import Grid, bounding_box
 from bidsrep.imaging.transforms import write_itk
 from bidsrep.imaging.volume import Volume
+from bidsrep.reports.components import plot_components
 from bidsrep.reports.cuts import AXES, Frame, cuts_at, plan
 from bidsrep.reports.reportlets import (
     plot_brain_mask,
@@ -19,6 +20,7 @@ from bidsrep.reports.reportlets import (
     plot_synthesis,
 )
 from bidsrep.reports.svg import Figure, outline
+from bidsrep.reports.zoom import plot_superres
 
 SHAPE = (20, 24, 18)
 HOSTILE = '<script>alert("x")</script>'
@@ -34,10 +36,19 @@ def head(affine: np.ndarray | None = None, shift: int = 0) -> tuple[Volume, Volu
     return Volume(data, affine), Volume(radius < 0.8, affine)
 
 
-def pictures(path) -> list[np.ndarray]:
+def pictures(path, mode: str = "L") -> list[np.ndarray]:
     """Decode the pictures of a figure, in the order they are drawn."""
     found = re.findall(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", path.read_text())
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert("L")) for code in found]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert(mode)) for code in found]
+
+
+def draw_components(features: np.ndarray, mask: Volume, path):
+    """Draw features (C, X, Y, Z) of the whole grid, cropped as a run does."""
+    inside = mask.data > 0
+    box = bounding_box(inside, 2)
+    return plot_components(
+        features[(slice(None), *box)], features[:, inside].T, inside, box, mask.affine, path, title="pepsi"
+    )
 
 
 class TestCuts:
@@ -140,6 +151,8 @@ class TestFigures:
             plot_registration(scan, moved, transform, mask, folder / "reg.svg", title="T2w"),
             plot_synthesis(scan, {"T1w": scan}, mask, folder / "syn.svg", acquired={"T1w": scan}),
             plot_lesions(scan, lesions, mask, folder / "lesions.svg", title="FLAIR"),
+            plot_superres(scan, moved, mask, folder / "superres.svg", title="FLAIR", source_name="FLAIR"),
+            draw_components(np.random.default_rng(0).random((8, *SHAPE)), mask, folder / "components.svg"),
         ]
 
     def test_the_same_images_give_the_same_bytes(self, tmp_path):
@@ -189,6 +202,31 @@ class TestFigures:
         assert len(pictures(other)) == 4
         assert len(pictures(itself)) == 3
 
+    def test_components_are_the_voxels_of_the_cut(self, tmp_path):
+        _, mask = head()
+        x, y, z = np.indices(SHAPE).astype(np.float32)
+        # The brain is longest from front to back, then from left to right: red grows forwards, green to the right.
+        path = draw_components(np.stack([x, y, z]), mask, tmp_path / "components.svg")
+        (picture,) = pictures(path, "RGB")
+        tile = picture[:, : picture.shape[1] // 7].astype(float)  # the first of the axial cuts
+        rows, columns = np.nonzero(tile.max(axis=2) > 60)
+        red, green, blue = tile[rows, columns].T
+        assert np.corrcoef(red, rows)[0, 1] < -0.9
+        assert np.corrcoef(green, columns)[0, 1] > 0.9
+        assert np.median(blue) < 60  # it lies far down; at this size, colours run into each other
+        assert "features&#x27; variance" in path.read_text()
+
+    def test_super_resolution_is_shown_enlarged_with_the_difference(self, tmp_path):
+        scan, mask = head()
+        invented = (np.indices(SHAPE)[2] == 10) * 0.5  # one slice of all is brighter
+        same = pictures(plot_superres(scan, scan.replace(scan.data / 150), mask, tmp_path / "a.svg"))
+        sharper = scan.replace(scan.data / 150 * (1 + invented))
+        other = pictures(plot_superres(scan, sharper, mask, tmp_path / "b.svg"))
+        assert len(same) == len(other) == 3
+        assert same[-1].max() < 20
+        assert other[-1].max() > 100
+        assert same[0].shape[0] == 28  # 56 mm in pixels of half a voxel
+
     def test_lesions_are_counted(self, tmp_path):
         scan, mask = head()
         lesions = np.zeros(SHAPE)
@@ -205,6 +243,7 @@ class TestFigures:
         assert "the mask is empty" in text
         plot_registration(scan, scan, None, empty, tmp_path / "reg.svg")
         plot_synthesis(scan, {"T1w": scan}, empty, tmp_path / "syn.svg", acquired={"T1w": scan})
+        plot_superres(scan, scan, empty, tmp_path / "superres.svg")
         assert "no lesion" in plot_lesions(scan, empty, empty, tmp_path / "lesions.svg").read_text()
 
     def test_hostile_titles_are_escaped(self, tmp_path):

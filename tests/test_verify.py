@@ -370,7 +370,7 @@ def test_findings_can_be_had_as_json(copy: Copy) -> None:
     (copy.out / f"{PREPROC}.nii.gz").unlink()
     copy.verify("--json", str(copy.root / "found.json"))
     content = json.loads((copy.root / "found.json").read_text())
-    assert content["Checked"] == {"Subjects": 2, "Sessions": 2, "Files": 67}
+    assert content["Checked"] == {"Subjects": 2, "Sessions": 2, "Files": 70}
     assert [(f["file"], f["check"]) for f in content["Findings"]] == [(f"{PREPROC}.nii.gz", "missing")]
 
 

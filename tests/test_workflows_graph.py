@@ -26,7 +26,9 @@ def entry(name: str) -> dict[str, str]:
 PEPSI = ModelSpec(
     "pepsi", {"T1w": "synthetic", "FLAIR": "synthetic", "lesion": "lesion_probability"}, entry("pepsi"), 16
 )
-BRAINID = ModelSpec("brainid", {"T1w": "synthetic", "seg": "dseg"}, entry("brainid"), 64)
+BRAINID = ModelSpec(
+    "brainid", {"T1w": "synthetic", "seg": "dseg", "superres": "superres"}, entry("brainid"), 64
+)
 
 
 class Graph:
@@ -82,6 +84,7 @@ def test_every_scan_has_its_own_nodes(make_bids, scans, models):
     assert len(graph.ends("preprocess_wf.reference_grid")) == 1
     assert len(graph.ends(".represent")) == count * len(models)
     assert len(graph.ends("_evaluate")) == len(models)
+    assert len(graph.ends(".measure_scans")) == 1
 
 
 def test_every_planned_file_has_one_node_that_writes_it(make_bids):

@@ -106,6 +106,19 @@ def test_a_failed_reference_hands_over_to_the_next_scan(pair):
     assert plan_session(session, settings, [PEPSI], without=session.scans) is None
 
 
+def test_figures_are_of_what_there_is(pair):
+    sharp = ModelSpec("brainid", {"T1w": "synthetic", "superres": "superres"}, ENTRY | {"Name": "brainid"})
+    coarse = ModelSpec("seqinv", {"tissue": "tissue"}, ENTRY | {"Name": "seqinv"}, stride=16)
+    drawn = set(names(plan_of(pair, (PEPSI, sharp, coarse)), "figures"))
+    assert "sub-01_desc-brainidSuperres_FLAIR.svg" in drawn
+    assert {n for n in drawn if "Components" in n} == {
+        f"sub-01_desc-{model}Components_{scan}.svg"
+        for model in ("pepsi", "brainid")
+        for scan in ("T1w", "FLAIR")
+    }
+    assert not any("Superres" in name for name in names(plan_of(pair, (sharp,), tasks=("T1w",)), "figures"))
+
+
 def test_tasks_limit_what_is_written(pair):
     written = " ".join(names(plan_of(pair, tasks=("T1w",))))
     assert "pepsiFromT1w_T1w" in written

@@ -11,9 +11,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from random_weights import write_random_weights
+from random_weights import HEADS, write_random_weights
 
 from bidsrep.errors import ExitCode, InputError, WeightsError
+from bidsrep.reports.measures import SCAN, measure_of
+from bidsrep.reports.results import read_metrics
 from bidsrep.resources import new_run_uuid
 from bidsrep.settings import Settings
 from bidsrep.workflows.run import run_participants
@@ -283,6 +285,35 @@ def test_a_run_with_another_model_keeps_the_provenance_of_the_first(cohort, tmp_
         assert names[maker] == f"{model} FLAIR"
     (tmp_path / f"out/{folder}_desc-pepsi_metrics.tsv").unlink()
     assert run("pepsi") == both  # the same bytes came back: there is nothing new to say
+
+
+def test_what_a_network_gives_decides_which_figures_there_are(cohort, tmp_path, monkeypatch):
+    monkeypatch.setitem(HEADS, "brainid", {"image": 1, "superres": 1})
+    weights = write_random_weights(tmp_path / "weights", "brainid", with_image=["superres"])
+    one = {"participant_label": ("01",), "session_label": ("B",), "models": ("brainid",)}
+    out = tmp_path / "out"
+    assert cohort.run(out_dir=out, work_dir=tmp_path / "work", weights={"brainid": weights}, **one) == 0
+    assert (
+        out / "sub-01/ses-B/anat/sub-01_ses-B_space-FLAIR_res-4mm_desc-brainidSuperresFromFLAIR_FLAIR.nii.gz"
+    ).is_file()
+    figures, page = cohort.settings.out_dir / "sub-01/figures", (out / "sub-01.html").read_text()
+    for kind, before in (("Components", True), ("Superres", False)):
+        name = f"sub-01_ses-B_desc-brainid{kind}_FLAIR.svg"
+        assert (out / "sub-01/figures" / name).is_file()
+        assert name in page
+        assert (figures / name).is_file() == before
+
+
+def test_the_scans_are_measured_once_for_all_models(cohort):
+    folder = cohort.settings.out_dir / "sub-01/ses-A/anat"
+    pepsi, brainid = (
+        read_metrics(folder / f"sub-01_ses-A_desc-{m}_metrics.tsv", "") for m in cohort.settings.models
+    )
+    of_scans = [row for row in pepsi if measure_of(row.name).scope == SCAN]
+    assert len(of_scans) > 30
+    assert of_scans == [row for row in brainid if measure_of(row.name).scope == SCAN]
+    nodes = list(cohort.settings.work_dir.glob("*/sub_01_wf/ses_A_wf/measure_scans/metrics.tsv"))
+    assert len(nodes) == 1
 
 
 def test_a_broken_reference_hands_over_to_another_scan(cohort, tmp_path):

@@ -25,7 +25,7 @@ from bidsrep.bids.uris import DatasetRoots
 from bidsrep.errors import ImageError
 from bidsrep.settings import BUNDLED_TEMPLATE, TO_ORDER, TO_REGISTER, Settings
 
-SYNTHETIC, LESION, ORDERED = "synthetic", "lesion_probability", "ordered"
+SYNTHETIC, LESION, ORDERED, SUPERRES = "synthetic", "lesion_probability", "ordered", "superres"
 """Kinds of files that predictions become."""
 WARPS = ("warp", "warp_inverse")
 """Deformable transforms, by role and kind: there, and back."""
@@ -267,6 +267,18 @@ class _Planner:
         if SYNTHETIC in wanted.values():
             files["synthesis_figure"] = self._figure(
                 scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
+            )
+        if SUPERRES in wanted.values():
+            files["superres_figure"] = self._figure(
+                scan,
+                f"{model.name}Superres",
+                f"The {scan.suffix} scan before and after {model.name}, enlarged",
+            )
+        if model.stride == 1:
+            files["components_figure"] = self._figure(
+                scan,
+                f"{model.name}Components",
+                f"Features of {model.name} on the {scan.suffix} scan as colour",
             )
         return Prediction(model, files, acquisition, ordered if acquisition is not None else {})
 

@@ -7,13 +7,22 @@ from nipype.pipeline import engine as pe
 
 from bidsrep.interfaces.deformable import Deform
 from bidsrep.interfaces.lesions import LesionMask
-from bidsrep.interfaces.reportlets import LesionFigure, SynthesisFigure
+from bidsrep.interfaces.reportlets import LesionFigure, SuperresFigure, SynthesisFigure
 from bidsrep.interfaces.represent import Represent
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import claim_processors
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
-from bidsrep.workflows.plan import LABEL_TABLES, LESION, ORDERED, SYNTHETIC, WARPS, Prediction, ScanPlan
+from bidsrep.workflows.plan import (
+    LABEL_TABLES,
+    LESION,
+    ORDERED,
+    SUPERRES,
+    SYNTHETIC,
+    WARPS,
+    Prediction,
+    ScanPlan,
+)
 
 BASE_GB, GB_PER_CHANNEL, LOW_MEM_GB_PER_CHANNEL = 1.0, 0.05, 0.02
 """Memory of a forward pass on a head of 160x192x160 voxels: 3.3 GiB at 64 channels, and the images. With
@@ -65,14 +74,16 @@ def init_represent_wf(
         workflow.connect([(represent, save, [(("images", _pick, role), "in_file")])])
         if kind == LESION:
             _add_lesions(workflow, plan, prediction, settings, role, inputnode, represent, outputnode)
+        if kind == SUPERRES:
+            _add_superres_figure(workflow, plan, prediction, role, inputnode, represent)
         if kind in LABEL_TABLES:
             table = f"{role}_table"
             save_table = init_save_node(prediction.files[table], name=f"save_{table}")
             workflow.connect([(represent, save_table, [(("label_tables", _pick, role), "in_file")])])
-    for role in ("embedding", "features"):
+    for role, made in (("embedding",) * 2, ("features",) * 2, ("components_figure", "components")):
         if role in prediction.files:
             save = init_save_node(prediction.files[role], name=f"save_{role}")
-            workflow.connect([(represent, save, [(role, "in_file")])])
+            workflow.connect([(represent, save, [(made, "in_file")])])
     if all(kind in prediction.files for kind in WARPS):
         _add_deformation(workflow, plan, prediction, settings, models, inputnode)
     if SYNTHETIC in kinds.values():
@@ -98,6 +109,8 @@ def _init_represent(plan: ScanPlan, prediction: Prediction, settings: Settings, 
             min_lesion_volume=settings.min_lesion_volume,
             regional="embedding" in prediction.files,
             dense="features" in prediction.files,
+            components="components_figure" in prediction.files,
+            title=f"{model.name} from {plan.scan.key}",
             source=str(plan.scan.path),
             device=models.device,
             use_gpu=models.use_gpu,
@@ -219,6 +232,27 @@ def _add_synthesis_figure(
     ])  # fmt: skip
     if not plan.is_reference:
         workflow.connect([(inputnode, synthesis_figure, [("reference_preproc", "reference")])])
+
+
+def _add_superres_figure(
+    workflow: pe.Workflow,
+    plan: ScanPlan,
+    prediction: Prediction,
+    role: str,
+    inputnode: pe.Node,
+    represent: pe.Node,
+) -> None:
+    """Add the figure of a super-resolved scan beside the scan as it was."""
+    superres_figure = pe.Node(
+        SuperresFigure(title=f"{prediction.model.name} from {plan.scan.key}", source_name=plan.scan.suffix),
+        name="superres_figure",
+    )
+    save_superres_figure = init_save_node(prediction.files["superres_figure"], name="save_superres_figure")
+    workflow.connect([
+        (inputnode, superres_figure, [("preproc", "in_file"), ("mask", "mask_file")]),
+        (represent, superres_figure, [(("images", _pick, role), "superres")]),
+        (superres_figure, save_superres_figure, [("out_file", "in_file")]),
+    ])  # fmt: skip
 
 
 def _quality(quality):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)

@@ -3,7 +3,7 @@
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
-from bidsrep.interfaces.evaluate import Evaluate
+from bidsrep.interfaces.evaluate import GEOMETRY, RESULTS, Evaluate, MeasureScans
 from bidsrep.settings import Settings
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
@@ -11,8 +11,6 @@ from bidsrep.workflows.plan import ModelSpec, ScanPlan, SessionPlan
 from bidsrep.workflows.preprocess import init_preprocess_wf
 from bidsrep.workflows.represent import init_represent_wf
 
-GEOMETRY = ("conformed", "native_mask", "preproc", "mask", "transform")
-RESULTS = ("images", "lesions", "lattice")
 GIVEN = ("reference", "reference_mask", "grid", "reference_preproc")
 
 
@@ -37,8 +35,9 @@ def init_session_wf(plan: SessionPlan, settings: Settings, models: RunModels, na
                 ("outputnode.preproc", "inputnode.reference_preproc"),
             ]),
         ])  # fmt: skip
+    measured = _add_measures(workflow, plan, scan_wfs)
     for model in {p.model.name: p.model for scan in plan.scans for p in scan.predictions}.values():
-        _add_evaluation(workflow, plan, model, scan_wfs)
+        _add_evaluation(workflow, plan, model, scan_wfs, measured)
     return workflow
 
 
@@ -94,8 +93,31 @@ def init_scan_wf(plan: ScanPlan, settings: Settings, models: RunModels, name: st
     return workflow
 
 
+def _add_measures(workflow: pe.Workflow, plan: SessionPlan, scan_wfs: dict[ScanPlan, pe.Workflow]) -> pe.Node:
+    """Measure the scans themselves, once for all models."""
+    measure_scans = pe.Node(
+        MeasureScans(
+            len(plan.scans),
+            keys=[scan.scan.key for scan in plan.scans],
+            suffixes=[scan.scan.suffix for scan in plan.scans],
+        ),
+        name="measure_scans",
+        mem_gb=1.0,
+    )
+    for n, scan in enumerate(plan.scans):
+        geometry = [
+            (f"outputnode.{f}", f"{f}{n}") for f in GEOMETRY if f != "transform" or not scan.is_reference
+        ]
+        workflow.connect([(scan_wfs[scan], measure_scans, geometry)])
+    return measure_scans
+
+
 def _add_evaluation(
-    workflow: pe.Workflow, plan: SessionPlan, model: ModelSpec, scan_wfs: dict[ScanPlan, pe.Workflow]
+    workflow: pe.Workflow,
+    plan: SessionPlan,
+    model: ModelSpec,
+    scan_wfs: dict[ScanPlan, pe.Workflow],
+    measured: pe.Node,
 ) -> None:
     """Measure one model's results as soon as every scan has them."""
     evaluate = pe.Node(
@@ -116,4 +138,7 @@ def _add_evaluation(
         geometry = [(f"outputnode.{f}", f"{f}{n}") for f in GEOMETRY if f not in absent]
         results = [(f"outputnode.{model.name}_{f}", f"{f}{n}") for f in RESULTS if f not in absent]
         workflow.connect([(scan_wfs[scan], evaluate, [*geometry, *results])])
-    workflow.connect([(evaluate, save_metrics, [("out_file", "in_file")])])
+    workflow.connect([
+        (measured, evaluate, [("out_file", "of_scans")]),
+        (evaluate, save_metrics, [("out_file", "in_file")]),
+    ])  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 
 from bidsrep.evaluation.checks import check_rows, synthesis_disagreement
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
-from bidsrep.evaluation.rows import Row, to_tsv
+from bidsrep.evaluation.rows import Row, from_tsv, to_tsv
 from bidsrep.evaluation.synthesis import compare_synthesis
 from bidsrep.imaging.checks_pairs import mirror_gain
 from bidsrep.imaging.grids import Grid
@@ -20,7 +20,7 @@ from bidsrep.imaging.resample import coverage, resample_mask
 from bidsrep.imaging.transforms import displacement_mm, read_itk, rotation_deg
 from bidsrep.imaging.volume import Volume
 
-__all__ = ["Row", "ScanFiles", "measure_session", "to_tsv"]
+__all__ = ["Row", "ScanFiles", "from_tsv", "measure_scans", "measure_session", "to_tsv"]
 
 LESION = "lesion"
 UNITS = {"mae": "fraction of the 99.5th percentile", "psnr": "dB", "disagreement": "cm3"}
@@ -82,8 +82,8 @@ class ScanFiles:
         return coverage(Grid.load(self.conformed), Grid.of(self.image), self.matrix)
 
 
-def measure_session(scans: Sequence[ScanFiles]) -> list[Row]:
-    """Measure one model's results in one session; the first scan is the reference."""
+def measure_scans(scans: Sequence[ScanFiles]) -> list[Row]:
+    """Measure the scans of a session themselves, whatever a model makes of them; the first is the reference."""
     reference = scans[0]
     rows: list[Row] = []
     for scan in scans:
@@ -92,6 +92,18 @@ def measure_session(scans: Sequence[ScanFiles]) -> list[Row]:
         rows += check_rows(scan.key, scan.suffix, Volume.load(scan.conformed), mask.data > 0)
         if scan is not reference:
             rows += _registration(scan, reference)
+    return rows
+
+
+def measure_session(scans: Sequence[ScanFiles], of_scans: Sequence[Row] | None = None) -> list[Row]:
+    """Measure one model's results in one session; the first scan is the reference.
+
+    `of_scans` is what `measure_scans` gave, if that was done before: it is the same for every model.
+    """
+    of_scans = measure_scans(scans) if of_scans is None else of_scans
+    rows: list[Row] = []
+    for scan in scans:
+        rows += [row for row in of_scans if row.scan == scan.key]
         rows += _lesions(scan)
         rows += _synthesis(scan, scans)
     for one, two in combinations((scan for scan in scans if scan.lattice), 2):

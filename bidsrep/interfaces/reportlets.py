@@ -142,3 +142,25 @@ class LesionFigure(_Figure):
         plot_lesions(
             i.in_file, i.lesions, i.mask_file, path, probability=self._given("probability"), title=i.title
         )
+
+
+class SuperresFigureInputSpec(BaseInterfaceInputSpec):
+    """Inputs of `SuperresFigure`."""
+
+    in_file = File(exists=True, mandatory=True, desc="the preprocessed scan")
+    superres = File(exists=True, mandatory=True, desc="the scan super-resolved, on the same grid")
+    mask_file = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    title = Str("", usedefault=True, desc="what the scan is")
+    source_name = Str("", usedefault=True, desc="the contrast of the scan")
+
+
+class SuperresFigure(_Figure):
+    """Draw a part of a scan enlarged, before and after super-resolution."""
+
+    input_spec = SuperresFigureInputSpec
+
+    def _draw(self, path: Path) -> None:
+        from bidsrep.reports.zoom import plot_superres
+
+        i = self.inputs
+        plot_superres(i.in_file, i.superres, i.mask_file, path, title=i.title, source_name=i.source_name)

@@ -39,6 +39,8 @@ class RepresentInputSpec(BaseInterfaceInputSpec):
     min_lesion_volume = traits.Float(0.01, usedefault=True, desc="ml; for the same")
     regional = traits.Bool(True, usedefault=True, desc="average the features over regions")
     dense = traits.Bool(False, usedefault=True, desc="keep the features of every voxel")
+    components = traits.Bool(False, usedefault=True, desc="draw the features' principal components")
+    title = Str("", usedefault=True, desc="what the figure of them is called")
     source = Str(nohash=True, desc="the scan in the dataset, for messages")
     device = Str("cpu", usedefault=True, nohash=True, desc="cpu, cuda or cuda:N")
     use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc="tells the scheduler that it takes a GPU")
@@ -54,6 +56,7 @@ class RepresentOutputSpec(TraitedSpec):
     lattice = File(exists=True, desc="features of some voxels, to compare scans by")
     embedding = File(exists=True, desc="features averaged over regions, TSV")
     features = File(exists=True, desc="features of every voxel, 4D")
+    components = File(exists=True, desc="figure of the features' principal components, SVG")
     label_tables = traits.Dict(
         Str, File(exists=True), desc="what a predicted segmentation's numbers mean, TSV"
     )
@@ -70,6 +73,7 @@ class Represent(SimpleInterface):
         from bidsrep.evaluation.invariance import FeatureLattice
         from bidsrep.imaging.grids import bounding_box, uncrop
         from bidsrep.imaging.volume import Volume
+        from bidsrep.reports.components import plot_components
 
         folder = Path(runtime.cwd)
         scan, mask = Volume.load(self.inputs.in_file), Volume.load(self.inputs.mask_file).data > 0
@@ -81,6 +85,10 @@ class Represent(SimpleInterface):
             raise ImageError(self.inputs.source or self.inputs.in_file, problem, REMEDY) from error
         lattice = FeatureLattice.sample(features, mask, box=box, stride=stride)
         self._results["lattice"] = str(lattice.save(folder / "lattice.npz"))
+        if self.inputs.components and stride == 1:
+            path, title = folder / "components.svg", self.inputs.title
+            plot_components(features, lattice.features, mask, box, scan.affine, path, title=title)
+            self._results["components"] = str(path)
         if self.inputs.regional:
             embedding = self._embed(features, stride, predicted, mask[box], scan.voxel_ml, folder)
             self._results["embedding"] = str(embedding)

@@ -60,7 +60,8 @@ def read_graph(workflow: Any) -> Graph:
         (maker,) = _sources(flat, kinds, node, "in_file")
         file = Path(node.interface.inputs.out_path).name
         if kinds[maker] == "step":
-            steps[maker].files.append(file)
+            # The network's step draws what would be too large to hand on.
+            (steps[maker].figures if file.endswith(".svg") else steps[maker].files).append(file)
         else:
             last = max((a for a in feeds[maker] if a in steps), key=lambda a: ranks[names[a]])
             steps[last].figures.append(file)
