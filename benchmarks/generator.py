@@ -32,19 +32,44 @@ def main() -> None:
     if arguments.run:
         print(json.dumps(measure(arguments.run, arguments.side, arguments.images)))
         return
-    there = [chain for chain in CHAINS if importlib.util.find_spec(chain)]
-    seconds: dict[str, list[float]] = {chain: [] for chain in there}
-    for _ in range(arguments.rounds):
-        for chain in there:
-            command = [sys.executable, __file__, "--run", chain, "--side", str(arguments.side)]
-            command += ["--images", str(arguments.images)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            seconds[chain] += json.loads(done.stdout.splitlines()[-1])
+    seconds = take_turns(arguments.side, arguments.rounds, arguments.images)
     ours = statistics.median(seconds["bidsrep"])
     print(f"{arguments.side}^3, one thread, median of {len(seconds['bidsrep'])}")
     for chain, values in seconds.items():
         median = statistics.median(values)
         print(f"{chain:<11} {median:7.2f} s  ({min(values):.2f} to {max(values):.2f})  {median / ours:6.1f}x")
+
+
+def take_turns(side: int, rounds: int, images: int) -> dict[str, list[float]]:
+    """CPU seconds of every image, by chain; chains that are not installed are not in it."""
+    there = [chain for chain in CHAINS if importlib.util.find_spec(chain)]
+    seconds: dict[str, list[float]] = {chain: [] for chain in there}
+    for _ in range(rounds):
+        for chain in there:
+            command = [sys.executable, __file__, "--run", chain, "--side", str(side), "--images", str(images)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            seconds[chain] += json.loads(done.stdout.splitlines()[-1])
+    return seconds
+
+
+def table(options, folder):
+    """Give the comparison as one of the tables of ``python -m benchmarks``."""
+    from benchmarks.measure import Table, median
+
+    seconds = take_turns(options.side, options.rounds, 2)
+    made = Table(
+        "generator",
+        "One training image from a label map",
+        ["chain", "CPU s (median)", "least", "most", "of ours"],
+        notes=[f"{options.side}^3 voxels, one thread; ours makes the T1w, FLAIR and lesion targets, too."],
+    )
+    for chain, values in seconds.items():
+        ratio = median(values) / median(seconds["bidsrep"])
+        made.rows.append([chain, median(values), min(values), max(values), ratio])
+    left_out = [chain for chain in CHAINS if chain not in seconds]
+    if left_out:
+        made.notes.append(f"Not installed here and left out: {', '.join(left_out)}.")
+    return made
 
 
 def measure(chain: str, side: int, images: int) -> list[float]:

@@ -188,6 +188,7 @@ def test_pages_mention_only_options_that_exist() -> None:
     known = {o for build in PARSERS.values() for o in all_options(build())}
     known |= {"--extra-index-url", "--account", "--time"}
     known |= set(re.findall(r'"(--[a-z-]+)"', CAMPAIGN.read_text(encoding="utf-8")))
+    known |= {"--ntasks-per-node"}  # of srun
     known |= {"--build-arg", "--rm", "--network", "--read-only", "--tmpfs", "--user"}
     for page in PAGES:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):

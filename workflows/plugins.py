@@ -35,6 +35,9 @@ from nipype.pipeline.plugins.base import DistributedPluginBase
 from nipype.utils.misc import str2bool
 from scipy.sparse.csgraph import connected_components
 
+from bidsrep.resources import available_memory_gb
+from bidsrep.workflows.memory import may_keep, return_memory, reuse_memory
+
 PRELOADED = ["nipype.pipeline.plugins.multiproc", "torch"]
 """What the fork server imports once for all workers; importing torch starts no thread and no CUDA."""
 
@@ -51,9 +54,18 @@ def start_worker(folder: str, level: int) -> None:
     from nipype import logging
 
     threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
+    reuse_memory()
     multiproc.process_initializer(folder)
     for name in ("workflow", "interface", "utils"):
         logging.getLogger(f"nipype.{name}").setLevel(level)
+
+
+def run_step(node: Any, updatehash: bool, taskid: int, kept_gb: float) -> dict[str, Any]:
+    """Run a step in a worker; what it holds afterwards beyond its share is its neighbours'."""
+    try:
+        return multiproc.run_node(node, updatehash, taskid)
+    finally:
+        return_memory(kept_gb)
 
 
 def _end_with_parent() -> None:
@@ -83,6 +95,7 @@ class LinearPlugin(linear.LinearPlugin):
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
         """Run every part, whatever becomes of the others; raise the first error at the end."""
         errors = []
+        reuse_memory()
         with self._interruptible():
             for nodes in list(weakly_connected_components(graph)):
                 part = DiGraph()
@@ -104,10 +117,13 @@ class LinearPlugin(linear.LinearPlugin):
         """Let an interrupt end the run: one that comes within a step is to Nipype a failure of that step alone."""
         came: list[int] = []
         heard, folder = self._status_callback, os.getcwd()
+        kept_gb = may_keep(available_memory_gb(), 1)
 
         def follow(node: Any, status: str) -> None:
             if came:
                 raise KeyboardInterrupt
+            if status != "start":
+                return_memory(kept_gb)
             if heard:
                 heard(node, status)
 
@@ -160,6 +176,7 @@ class MultiProcPlugin(Parts, multiproc.MultiProcPlugin):
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
         super().__init__(plugin_args=plugin_args)
+        self._kept_gb = may_keep(self.memory_gb, self.processors)
         self._renew_pool()  # ours; the one of the parent class has not started a worker yet
 
     def run(self, graph: Any, config: Any, updatehash: bool = False) -> None:
@@ -178,10 +195,10 @@ class MultiProcPlugin(Parts, multiproc.MultiProcPlugin):
         self._taskid += 1
         taskid = self._taskid
         try:
-            future = self.pool.submit(multiproc.run_node, node, updatehash, taskid)
+            future = self.pool.submit(run_step, node, updatehash, taskid, self._kept_gb)
         except BrokenProcessPool:
             self._renew_pool()
-            future = self.pool.submit(multiproc.run_node, node, updatehash, taskid)
+            future = self.pool.submit(run_step, node, updatehash, taskid, self._kept_gb)
         self._task_obj[taskid] = future
         future.add_done_callback(partial(self._finished, taskid))
         return taskid

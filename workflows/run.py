@@ -25,12 +25,14 @@ from bidsrep.workflows.execution import (
 from bidsrep.workflows.jobs import SessionJob, by_subject, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import SessionPlan, describe
-from bidsrep.workflows.progress import Progress
+from bidsrep.workflows.progress import Progress, Tally
 from bidsrep.workflows.provenance import Recorder
 from bidsrep.workflows.usage import measured
 from bidsrep.workflows.workfolder import WorkFolder
 
 LOGGER = logging.getLogger("bidsrep")
+BATCH, PER_PROCESS = 50, 4
+"""Sessions in one graph, at least, and per process: Nipype takes minutes to lay out a graph of a thousand."""
 SLOPPY = (
     "{}: prepared with --sloppy. Its registration and bias correction are for tests; do not use its results."
 )
@@ -80,23 +82,43 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
         settings.to_toml(job.log_dir / "bidsrep.toml")
     if not waiting:
         return
-    isolate = False
     recorder = Recorder.start(settings, models)
     folders = [job.log_dir for job in waiting]
+    tally = Tally.of(job.plan for job in waiting if job.plan is not None)
     with (
         thread_limits(settings),
         without_user_name(),
         WorkFolder.opened(settings) as work,
         measured(folders, settings),
     ):
-        while waiting := [job for job in waiting if job.claimed(work)]:
-            error = run_graph(waiting, settings, models, recorder, isolate)
-            again = [job for job in waiting if not job.done and _take_stock(job, recorder)]
-            if error is not None and not any(job.done or job.crashed for job in waiting):
-                raise error  # not a step that failed, but the run itself
-            if error is not None and settings.stop_on_first_crash:
+        size = max(BATCH, PER_PROCESS * settings.nprocs)
+        for first in range(0, len(waiting), size):
+            if not compute_batch(waiting[first : first + size], settings, models, recorder, work, tally):
                 return
-            waiting, isolate = again, any(job.retried for job in again)
+
+
+def compute_batch(
+    waiting: Sequence[SessionJob],
+    settings: Settings,
+    models: RunModels,
+    recorder: Recorder,
+    work: WorkFolder,
+    tally: Tally,
+) -> bool:
+    """Run the graph of some sessions, again without what failed, until done; tell whether others may follow."""
+    isolate, counted = False, tally
+    passed = tally.done + Tally.of(job.plan for job in waiting if job.plan is not None).total
+    while waiting := [job for job in waiting if job.claimed(work)]:
+        error = run_graph(waiting, settings, models, recorder, counted, isolate)
+        again = [job for job in waiting if not job.done and _take_stock(job, recorder)]
+        if error is not None and not any(job.done or job.crashed for job in waiting):
+            raise error  # not a step that failed, but the run itself
+        if error is not None and settings.stop_on_first_crash:
+            return False
+        waiting, isolate = again, any(job.retried for job in again)
+        counted = Tally.of(job.plan for job in again if job.plan is not None)
+    tally.done = passed  # those that failed are through, too
+    return True
 
 
 def run_graph(
@@ -104,6 +126,7 @@ def run_graph(
     settings: Settings,
     models: RunModels,
     recorder: Recorder,
+    tally: Tally,
     isolate: bool = False,
 ) -> Exception | None:
     """Build and run one graph for several sessions; give the error Nipype ends with, if any.
@@ -127,7 +150,7 @@ def run_graph(
     if settings.write_graph:
         draw_graph(workflow, settings)
     plugin, arguments = make_plugin(
-        settings, Progress(plans, completed), gpus=int(models.use_gpu), isolate=isolate
+        settings, Progress(plans, completed, tally), gpus=int(models.use_gpu), isolate=isolate
     )
     try:
         workflow.run(plugin=plugin, plugin_args=arguments)

@@ -105,9 +105,9 @@ def _subject_sessions(
     """List one subject's sessions that have scans or problems."""
     folder = settings.bids_dir / f"sub-{subject}"
     try:
-        labels = sorted(m[1] for name in _folders(folder) if (m := _SESSION.fullmatch(name)))
-        candidates: list[str | None] = list(labels)
-        if (folder / "anat").is_dir():
+        names = _folders(folder)
+        candidates: list[str | None] = sorted(m[1] for name in names if (m := _SESSION.fullmatch(name)))
+        if "anat" in names:
             candidates.insert(0, None)
         if settings.session_label:
             candidates = [label for label in candidates if label in settings.session_label]
@@ -179,10 +179,10 @@ def _folders(path: Path) -> list[str]:
 
 def _anat_files(subject_dir: Path, session: str | None) -> list[Path]:
     folder = (subject_dir if session is None else subject_dir / f"ses-{session}") / "anat"
-    if not folder.is_dir():
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]
     return [folder / name for name in names if name.endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
 
 

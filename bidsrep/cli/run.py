@@ -88,9 +88,12 @@ def _run_participants(settings: Settings) -> int:
 
 
 def _run_group(settings: Settings) -> int:
+    from bidsrep.bids.parquet import write_parquet
     from bidsrep.reports.group import run_group
 
-    return run_group(settings)
+    code = run_group(settings)
+    write_parquet(settings.out_dir)
+    return code
 
 
 _LEVELS: dict[str, Callable[[Settings], int]] = {"participant": _run_participants, "group": _run_group}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from bidsrep.imaging.grids import bounding_box, uncrop
+
 THRESHOLD = 0.5
 MIN_VOLUME_ML = 0.01  # 10 voxels of 1 mm: about 3 mm across, the smallest lesion raters agree on
 # Voxels that touch by a face, an edge or a corner belong together.
@@ -67,11 +69,14 @@ def find_lesions(
     mask = np.asarray(probability) >= threshold
     if within is not None:
         mask &= within
-    labels, count = ndimage.label(mask, structure=_NEIGHBOURS)
+    if not mask.any():
+        return Lesions(np.zeros(mask.shape, dtype=np.int32), np.zeros(0))
+    box = bounding_box(mask)  # labelling takes as long as the grid is large, and lesions are small
+    labels, count = ndimage.label(mask[box], structure=_NEIGHBOURS)
     voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     volumes = voxels * voxel_ml
     # Stable: equally large lesions stay in scan order. The slack keeps "exactly the minimum".
     order = [i for i in np.argsort(-volumes, kind="stable") if volumes[i] >= min_volume_ml * (1 - 1e-6)]
     renumber = np.zeros(count + 1, dtype=np.int32)
     renumber[[i + 1 for i in order]] = np.arange(1, len(order) + 1)
-    return Lesions(renumber[labels], volumes[order])
+    return Lesions(uncrop(renumber[labels], box, mask.shape), volumes[order])

@@ -1,6 +1,7 @@
 """Regions of the brain, and the mean of every feature in each of them."""
 
 from collections.abc import Mapping
+from functools import reduce
 from itertools import product
 
 import numpy as np
@@ -70,13 +71,13 @@ def regional_means(features: np.ndarray, regions: Mapping[str, np.ndarray]) -> t
         The size of each region.
     """
     masks = list(regions.values())
-    code = np.zeros(features.shape[1:], dtype=np.int64)
+    covered = np.flatnonzero(reduce(np.logical_or, masks))
+    code = np.zeros(len(covered), dtype=np.int64)
     for bit, mask in enumerate(masks):
-        code |= np.asarray(mask, dtype=np.int64) << bit
-    covered = np.flatnonzero(code)
+        code |= np.ravel(mask)[covered].astype(np.int64) << bit
     # Cut the brain into the pieces that no region's border crosses; every region is a sum of pieces,
     # so each voxel is added up once however many regions hold it.
-    present, piece = np.unique(code.ravel()[covered], return_inverse=True)
+    present, piece = np.unique(code, return_inverse=True)
     member = (present[None, :] >> np.arange(len(masks))[:, None]) & 1
     voxels = member @ np.bincount(piece, minlength=len(present))
     sums = np.stack(

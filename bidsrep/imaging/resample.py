@@ -87,7 +87,10 @@ def coverage(source: Grid | Volume, target: Grid | Volume, matrix: np.ndarray | 
     voxels = voxel_map(source, target, matrix)
     x, y, z = np.ogrid[tuple(slice(n) for n in target.shape)]
     inside = np.ones(target.shape, dtype=bool)
-    for (a, b, c, offset), size in zip(voxels[:3], source.shape, strict=True):
+    corners = _corners(target.shape, voxels)
+    for (a, b, c, offset), size, ends in zip(voxels[:3], source.shape, corners, strict=True):
+        if ends.min() >= -0.5 and ends.max() <= size - 0.5:  # then so is all between them
+            continue
         index = (a * x + b * y) + (c * z + offset)
         inside &= (index >= -0.5 - 1e-6) & (index <= size - 0.5 + 1e-6)
     return inside
@@ -123,8 +126,7 @@ def _crop_to_need(
     data: np.ndarray, shape: tuple[int, int, int], voxels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut away what no target voxel looks at, with room for the filter's tails."""
-    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.reshape(shape, (3, 1)) - 1)
-    indices = voxels[:3, :3] @ corners + voxels[:3, 3:]
+    indices = _corners(shape, voxels)
     reach = np.ceil(3 * antialias_sigma(voxels)) + 2
     size = np.asarray(data.shape)
     low = np.clip(np.floor(indices.min(axis=1)) - reach, 0, size - 1).astype(int)
@@ -132,6 +134,12 @@ def _crop_to_need(
     moved = voxels.copy()
     moved[:3, 3] -= low
     return data[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], moved
+
+
+def _corners(shape: tuple[int, int, int], voxels: np.ndarray) -> np.ndarray:
+    """Map the corner voxels of a grid: indices (3, 8)."""
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.reshape(shape, (3, 1)) - 1)
+    return voxels[:3, :3] @ corners + voxels[:3, 3:]
 
 
 def _interpolate(data: np.ndarray, shape: tuple[int, int, int], voxels: np.ndarray, order: int) -> np.ndarray:

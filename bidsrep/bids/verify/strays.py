@@ -23,7 +23,7 @@ OPAQUE = frozenset(
 """Top-level folders that are nobody's business here."""
 LOGS = frozenset({"log"})
 """Folders of a subject or session that hold what runs said."""
-PHENOTYPE = re.compile(r"phenotype/bidsrep_\w+\.(tsv|json)")
+PHENOTYPE = re.compile(r"phenotype/bidsrep_\w+\.(tsv|json|parquet)")
 RECORD = re.compile(rf"prov/sub-[^/]+/prov-bidsrep\+.+_({'|'.join(KINDS)})\.json")
 
 ASIDE = "Move it out of the dataset, or delete it if nobody needs it"
