@@ -8,6 +8,7 @@ import difflib
 import logging
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ NO_SCANS_MSG = "{}: nothing to process: no {} scan{} was found. Looked at {} sub
 BAD_NAME = ("the name is not a BIDS name", "Rename it like sub-01[_ses-A][_acq-x][_run-1]_T1w.nii.gz")
 MISPLACED = ("the name and the folders it lies in disagree about the subject or session", "Rename or move it")
 DANGLING = ("the file's content is not there (a dangling link)", "Fetch it, for example with 'datalad get'")
+EVERYBODY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 LONGEST = 170
 """Bytes a scan's name may have: those of its results are longer by up to 70, and a file's may have 255."""
 TOO_LONG = (
@@ -103,7 +105,7 @@ def _subject_sessions(
     settings: Settings, subject: str, filters: Iterable[ScanFilter], layout: Any
 ) -> list[Session]:
     """List one subject's sessions that have scans or problems."""
-    folder = settings.bids_dir / f"sub-{subject}"
+    folder = f"{settings.bids_dir}/sub-{subject}"  # tens of thousands of them: Paths are made of scans alone
     try:
         names = _folders(folder)
         candidates: list[str | None] = sorted(m[1] for name in names if (m := _SESSION.fullmatch(name)))
@@ -116,7 +118,7 @@ def _subject_sessions(
             for label in candidates
         }
     except OSError as error:
-        problem = ImageError(folder, f"the folder cannot be read ({error.strerror})", "Check its permissions")
+        problem = ImageError(Path(folder), f"the folder cannot be read ({error.strerror})", "Check its permissions")
         return [Session(subject, None, problems=(problem,))]
     found = [make_session(settings.bids_dir, subject, label, files[label], filters) for label in candidates]
     return [session for session in found if session.scans or session.problems]
@@ -127,16 +129,17 @@ def make_session(
 ) -> Session:
     """Sort the image files of one session into scans and problems."""
     filters = tuple(filters)
-    suffixes = {suffix for scan_filter in filters for suffix in scan_filter.suffixes}
     by_name: dict[tuple[str, ...], list[Scan]] = defaultdict(list)
     problems: list[ImageError] = []
-    for path in sorted(paths):
+    for path in sorted(paths, key=os.fspath):
         name = parse_name(path.name)
+        suffix = name.suffix if name else path.name.split(".")[0].rpartition("_")[2]
+        concerned = [scan_filter for scan_filter in filters if suffix in scan_filter.suffixes]
         if name is None:
-            if path.name.split(".")[0].rpartition("_")[2] in suffixes:
+            if concerned:
                 problems.append(ImageError(path, *BAD_NAME))
             continue
-        if not any(scan_filter.accepts(name) for scan_filter in filters):
+        if not any(scan_filter.accepts(name) for scan_filter in concerned):
             continue
         if (name.entities.get("sub"), name.entities.get("ses")) != (subject, session):
             problems.append(ImageError(path, *MISPLACED))
@@ -161,29 +164,31 @@ def make_session(
 
 def _unusable(path: Path) -> tuple[str, str] | None:
     """Tell what makes a file unusable before it is opened, and what to do about it."""
+    place = str(path)  # which a Path would put together for every call
     try:
-        size = path.stat().st_size
+        status = os.stat(place)
     except FileNotFoundError:
         return DANGLING
     except OSError as error:
         return f"the file cannot be read ({error.strerror})", "Check it and its permissions"
-    if not os.access(path, os.R_OK):
+    if status.st_mode & EVERYBODY != EVERYBODY and not os.access(place, os.R_OK):
         return "the file may not be read by this user", "Change its permissions"
-    return None if size else EMPTY
+    return None if status.st_size else EMPTY
 
 
-def _folders(path: Path) -> list[str]:
+def _folders(path: Path | str) -> list[str]:
     with os.scandir(path) as entries:
         return [entry.name for entry in entries if entry.is_dir()]
 
 
-def _anat_files(subject_dir: Path, session: str | None) -> list[Path]:
-    folder = (subject_dir if session is None else subject_dir / f"ses-{session}") / "anat"
+def _anat_files(subject_dir: str, session: str | None) -> list[Path]:
+    folder = f"{subject_dir}/anat" if session is None else f"{subject_dir}/ses-{session}/anat"
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [folder / name for name in names if name.endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
+    wanted = [name for name in names if name.endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
+    return [Path(f"{folder}/{name}") for name in wanted]
 
 
 def _open_database(settings: Settings) -> Any:

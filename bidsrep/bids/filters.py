@@ -7,6 +7,7 @@ labels, null (the entity must be absent) or ``"*"`` (it must be there).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ class ScanFilter:
         """Tell whether a scan of this name is wanted."""
         if name.suffix not in self.suffixes:
             return False
-        wanted = {"part": DEFAULT_PART, **self.entities}
-        return all(_matches(key, name.entities.get(key), value) for key, value in wanted.items())
+        return all(_matches(key, name.entities.get(key), value) for key, value in self._wanted)
+
+    @cached_property
+    def _wanted(self) -> tuple[tuple[str, Any], ...]:
+        return tuple({"part": DEFAULT_PART, **self.entities}.items())
 
 
 def scan_filters(modalities: tuple[str, ...], filter_file: Path | None) -> tuple[ScanFilter, ...]:
