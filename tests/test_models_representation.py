@@ -6,9 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from random_weights import write_random_weights
+from random_weights import write_random_cifl, write_random_crl, write_random_weights
 
 import bidsrep
+from bidsrep.bids.acquisition import AcquisitionParameters
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.imaging.volume import Volume
 from bidsrep.models import registry, representation
@@ -171,6 +172,29 @@ class TestDevices:
             assert torch.equal(model.features(volume), expected)
         assert "going on with the CPU" in caplog.text
         assert "9x10x12" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "step"), [("seqinv", "_compute"), ("crl", "_contents"), ("cifl", "_run")])
+def test_every_system_goes_on_without_gpu_memory(tmp_path, monkeypatch, caplog, name, step):
+    write = {"crl": write_random_crl, "cifl": write_random_cifl}
+    model = load_model(name, write[name](tmp_path) if name in write else None)
+    volume = torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    more = {"source": AcquisitionParameters(2.0, 0.003, 0.9)} if name == "crl" else {}
+    compute, failed = getattr(model, step), []
+
+    def fail_first(*given, **named):
+        if not failed:
+            failed.append(True)
+            raise torch.cuda.OutOfMemoryError
+        return compute(*given, **named)
+
+    expected = model.features(volume, **more)
+    monkeypatch.setattr(model, step, fail_first)
+    monkeypatch.setattr(logging.getLogger("bidsrep"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="bidsrep"):
+        assert torch.equal(model.features(volume, **more), expected)
+    assert failed
+    assert "32x32x32" in caplog.text
 
 
 class TestBrainMask:

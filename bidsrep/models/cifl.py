@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bidsrep.models.model import Model
+from bidsrep.models.model import Model, or_on_cpu
 from bidsrep.models.unet import UNet3D
 from bidsrep.tasks.tissue import TISSUE
 
@@ -173,10 +173,12 @@ class CIFL(Model):
         """Sides that are multiples of this pass the levels of the heads without a shift."""
         return self.network.head.divisor if self.network.head.outputs else 1
 
+    @or_on_cpu
     def features(self, volume: Tensor | np.ndarray) -> Tensor:
         """Features ``(B, C, X, Y, Z)`` float32 of unit norm, of images ``(B, 1, X, Y, Z)`` or ``(X, Y, Z)``."""
         return self._run(self.network.backbone, self.as_batch(volume)).float()
 
+    @or_on_cpu
     def predict_from(
         self, features: Tensor, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None
     ) -> dict[str, Tensor]:
@@ -189,7 +191,8 @@ class CIFL(Model):
 
     def _run(self, module: nn.Module, x: Tensor) -> Tensor:
         autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
-        with torch.no_grad(), autocast:
+        # cuDNN would round float32 to TF32; who asks for float32 gets it.
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False), autocast:
             result: Tensor = module(x.to(self.device))
         return result
 

@@ -20,7 +20,7 @@ from bidsrep.bids.acquisition import AcquisitionParameters
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.checkpoints import _unpickle
 from bidsrep.models.crl_network import CRLNetwork, acquisition_vector
-from bidsrep.models.model import Model
+from bidsrep.models.model import Model, or_on_cpu
 from bidsrep.tasks.synthesis import first_channel_above_zero
 from bidsrep.tasks.task import Task
 
@@ -127,6 +127,7 @@ class CRL(Model):
         """Any size does."""
         return 1
 
+    @or_on_cpu
     def features(self, volume: Tensor | np.ndarray, *, source: AcquisitionParameters | None = None) -> Tensor:
         """Content ``(B, C, X, Y, Z)`` of images ``(B, 1, X, Y, Z)`` acquired with ``source``.
 
@@ -140,6 +141,7 @@ class CRL(Model):
             contents = list(self._contents(batch, source))
         return volume_of(torch.cat(contents), len(batch))
 
+    @or_on_cpu
     def predict(
         self,
         volume: Tensor | np.ndarray,
@@ -177,6 +179,7 @@ class CRL(Model):
                     slices[name].append(self._decode(content, code))
         return {name: volume_of(torch.cat(parts), len(batch)) for name, parts in slices.items()}
 
+    @or_on_cpu
     def predict_from(
         self,
         features: Tensor,

@@ -6,10 +6,12 @@ Images are ``(B, 1, X, Y, Z)`` float32 on a 1 mm RAS grid, cropped to the brain 
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +20,38 @@ from torch import Tensor, nn
 from bidsrep.errors import WeightsError
 from bidsrep.tasks.task import Task
 
+LOGGER = logging.getLogger("bidsrep")
+Result = TypeVar("Result")
+AXES = 3
 NO_TASK = "{}: these weights predict {}, not {}"
 WRONG_SHAPE = "a volume is (X, Y, Z) or (B, 1, X, Y, Z), got {}"
+OUT_OF_MEMORY = (
+    "%s: the memory of %s does not suffice for a volume of %s voxels; going on with the CPU, which is slower"
+)
 TOO_SMALL = "the volume has {} voxels, but {} needs at least {} along every axis"
+
+
+def or_on_cpu(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a model's method start again on the CPU, with a warning, where its CUDA device runs out of memory.
+
+    The model stays there. Its first argument is the images or features that were too much.
+    """
+
+    @wraps(method)
+    def run(self: Model, volume: Any, *more: Any, **named: Any) -> Result:
+        try:
+            return method(self, volume, *more, **named)
+        except torch.cuda.OutOfMemoryError:
+            size = "x".join(map(str, tuple(volume.shape)[-AXES:]))
+            LOGGER.warning(OUT_OF_MEMORY, self.name, self.device, size)
+        # Outside the handler, whose traceback would keep the tensors alive.
+        torch.cuda.empty_cache()
+        self.device = torch.device("cpu")
+        self.network.to(self.device)
+        volume = volume.cpu() if isinstance(volume, Tensor) else volume
+        return method(self, volume, *more, **named)
+
+    return run
 
 
 class Model(ABC):
@@ -33,7 +64,7 @@ class Model(ABC):
     card
         The weights' card.
     device
-        Where to compute.
+        Where to compute; a CUDA device that runs out of memory is replaced by the CPU, with a warning.
     dtype
         ``torch.float32`` or ``torch.bfloat16``: type of the multiplications.
     """

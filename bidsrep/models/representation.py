@@ -7,7 +7,6 @@ feature depend on all of the volume, so tiles would give other features.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,12 @@ import torch
 from torch import Tensor
 
 from bidsrep.models.lean import lean_features
-from bidsrep.models.model import Model
+from bidsrep.models.model import Model, or_on_cpu
 from bidsrep.models.network import Network
-
-LOGGER = logging.getLogger("bidsrep.models")
 
 PLAIN_BELOW_BYTES = 256 * 2**20
 """Up to here the plain forward is used: the reference's numbers to the last bit, and nothing to save."""
 BYTES_PER_VOXEL_AND_MAP = 48  # of a plain forward, measured with five levels
-
-OUT_OF_MEMORY = (
-    "%s: the memory of %s does not suffice for a volume of %s voxels; going on with the CPU, which is slower"
-)
 
 
 class RepresentationModel(Model):
@@ -84,6 +77,7 @@ class RepresentationModel(Model):
         batch = self.as_batch(volume)
         return self.predict_from(self._features(batch), batch, tasks)
 
+    @or_on_cpu
     def predict_from(
         self, features: Tensor, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None
     ) -> dict[str, Tensor]:
@@ -95,17 +89,9 @@ class RepresentationModel(Model):
             raw = head.stream(features, batch)
             return {task.name: task.predict(raw[task.head]) for task in wanted}
 
+    @or_on_cpu
     def _features(self, batch: Tensor) -> Tensor:
-        try:
-            return self._forward(batch.to(self.device))
-        except torch.cuda.OutOfMemoryError:
-            size = "x".join(map(str, batch.shape[2:]))
-            LOGGER.warning(OUT_OF_MEMORY, self.name, self.device, size)
-        # Outside the handler, whose traceback would keep the tensors alive.
-        torch.cuda.empty_cache()
-        self.device = torch.device("cpu")
-        self.network.to(self.device)
-        return self._forward(batch.cpu())
+        return self._forward(batch.to(self.device))
 
     def _forward(self, batch: Tensor) -> Tensor:
         backbone = self.network.backbone

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bidsrep.imaging.equalise import Preparation
-from bidsrep.models.model import Model
+from bidsrep.models.model import Model, or_on_cpu
 from bidsrep.models.seqinv_network import LEVELS, SeqInvNetwork
 from bidsrep.models.windows import sliding
 from bidsrep.tasks.denoising import DENOISED, denoise
@@ -90,6 +90,7 @@ class SeqInv(Model):
         """Sides of an image should be multiples of this, at least one each."""
         return self.stride
 
+    @or_on_cpu
     def features(self, volume: Tensor | np.ndarray) -> Tensor:
         """Features ``(B, C, X / 16, Y / 16, Z / 16)`` float32, rounded down, of images ``(B, 1, X, Y, Z)``."""
 
@@ -101,6 +102,7 @@ class SeqInv(Model):
             [self._compute(encode, self.prepare(image)[0], self.stride)[FEATURES] for image in batch]
         )
 
+    @or_on_cpu
     def predict(self, volume: Tensor | np.ndarray, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
         """Predict every output (or only ``tasks``) of images ``(B, 1, X, Y, Z)``: ``(B, 1, X, Y, Z)`` each."""
         wanted = self.wanted(tasks)
