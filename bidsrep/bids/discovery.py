@@ -118,7 +118,9 @@ def _subject_sessions(
             for label in candidates
         }
     except OSError as error:
-        problem = ImageError(Path(folder), f"the folder cannot be read ({error.strerror})", "Check its permissions")
+        problem = ImageError(
+            Path(folder), f"the folder cannot be read ({error.strerror})", "Check its permissions"
+        )
         return [Session(subject, None, problems=(problem,))]
     found = [make_session(settings.bids_dir, subject, label, files[label], filters) for label in candidates]
     return [session for session in found if session.scans or session.problems]
