@@ -9,6 +9,9 @@ from pathlib import Path
 
 from bidsrep.errors import InputError
 
+SEGMENTATIONS = {"seg": "aseg", "tissue": "tissue"}
+"""Predictions that are segmentations, and the table (of ``data/labels``) of what their numbers mean."""
+
 
 @dataclass(frozen=True)
 class Label:

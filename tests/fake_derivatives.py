@@ -105,6 +105,19 @@ class FakeRun:
         for desc in ("brain", f"{self.model}Synthesis", *([f"{self.model}Lesions"] if self.lesions else [])):
             write(self.figure(scan, desc), FIGURE)
 
+    def compare(self, place: Session, suffixes: tuple[str, ...] = ("T1w", "FLAIR")) -> None:
+        """Add segmentations of a session's scans, and how alike the features of the first two are."""
+        scans = [Scan(Path(f"{suffix}.nii.gz"), place.subject, place.session, suffix) for suffix in suffixes]
+        for index, scan in enumerate(scans):
+            made = output("dseg", self.out_dir, scan, reference=scans[0], model=self.model)
+            data = np.zeros((24, 28, 22))
+            data[4:12, 8:20, 4 : 18 - index], data[12:20, 8:20, 4:18], data[11:13, 12:16, 4:8] = 2, 41, 16
+            Volume(data, np.diag([3.0, 3.0, 3.0, 1.0])).save(made.path)
+            write_json(made.path, {"Model": CARD | {"Name": self.model}})
+        table = output("metrics", self.out_dir, place, model=self.model).path
+        row = "\t".join((suffixes[1], "contrast_invariance", "0.72", "n/a", suffixes[0]))
+        write(table, f"{table.read_text(encoding='utf-8')}{row}\n")
+
     def _image(self, path: Path) -> None:
         """Write an empty file, or a ball with a smaller one in it."""
         if not self.images:

@@ -28,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
     """An output folder with two people, hostile names, ratings of two raters, and a failed session."""
     out = tmp_path_factory.mktemp("browser") / "out put"
     fake = FakeRun(out, images=True)
-    fake.session("01", "A", volume=1300)
+    fake.compare(fake.session("01", "A", volume=1300))
     fake.session("01", "B", ("T1w",), volume=500)
     fake.session("02", "A", volume=1400)
     fake.crash("02", "B")
@@ -154,6 +154,20 @@ class TestSubjectPage:
         slider = page.locator(".viewer .view input").first
         slider.fill("0")
         assert max(page.evaluate(pixel, [5, 20])[:3]) < 40
+
+    def test_volumes_and_matrices_are_text(self, context, folder):
+        page = visit(context, folder / "sub-01.html")
+        volumes = page.locator("#volumes table.volumes")
+        assert volumes.count() == 2
+        assert not volumes.nth(1).is_visible()
+        page.locator("#volumes summary").click()
+        rows = [row.split("\t") for row in volumes.nth(1).locator("tbody tr").all_inner_texts()]
+        assert [row[0].strip() for row in rows] == ["cerebral white matter", "brain stem"]
+        assert faults(page) == []
+        cells = page.locator("table.matrix tbody td")
+        assert cells.all_inner_texts() == ["–", "0.72", "0.72", "–"]
+        strong, none = (cells.nth(i).evaluate("c => getComputedStyle(c).backgroundColor") for i in (1, 0))
+        assert strong != none
 
     def test_an_embedded_page_travels_alone(self, context, folder, tmp_path):
         page_file = write_subject_report(folder, "02", embed=True)

@@ -132,6 +132,13 @@ class TestSubjectPage:
         page.locator("#slices").scroll_into_view_if_needed()
         page.wait_for_selector("[data-viewer='0'][data-drawn=yes]")
 
+    def test_the_features_of_its_scans_are_compared(self, context, run):
+        page = visit(context, run.pages[f"sub-{run.subject}"])
+        texts = page.locator("table.matrix tbody td").all_inner_texts()
+        assert (texts[0], texts[3]) == ("–", "–")
+        assert texts[1] == texts[2]
+        assert 0 < float(texts[1]) <= 1
+
     def test_it_is_light(self, run):
         page = run.pages[f"sub-{run.subject}"]
         assert page.stat().st_size + sum(path.stat().st_size for path in run.figures) < MOST_BYTES

@@ -85,7 +85,11 @@ def test_a_sharpening_view_can_be_a_deconvolution() -> None:
     image = torch.rand(1, 1, 16, 16, 16)
     assert torch.equal(view(None, image), image)
     torch.nn.init.constant_(view.coarse.bias, 0.5)
-    expected = image + 0.5 + 0.5 * sum(bands(image, (1.0, 2.4)))
+    torch.nn.init.constant_(view.gains.last.bias, 2.0)
+    apart = bands(image, (1.0, 2.4))
+    gains = view.gains(apart, image)
+    assert all(abs(gain.item()) > 1e-3 for gain in gains)
+    expected = image + 0.5 + 1.5 * sum(gain * band for gain, band in zip(gains, apart, strict=True))
     torch.testing.assert_close(view(None, image), expected)
     with pytest.raises(ValueError, match="needs a factor of 1, got 2"):
         ViewHead(4, 1, 2, sharpen=(1.0,))
@@ -146,19 +150,20 @@ def test_the_squared_share_tells_what_of_the_error_is_left() -> None:
     clean, brain = torch.rand(2, 1, 8, 8, 8), (torch.rand(2, 1, 8, 8, 8) > 0.3).float()
     lost = torch.randn_like(clean)
     image = clean + lost * torch.tensor([1.0, 5.0]).reshape(2, 1, 1, 1, 1)
-    assert squared_share(image, image, clean, brain) == pytest.approx(1)
-    assert squared_share(clean, image, clean, brain) == pytest.approx(0, abs=1e-3)
+    assert squared_share(image, image, clean, brain).tolist() == pytest.approx([1, 1])
+    assert squared_share(clean, image, clean, brain).tolist() == pytest.approx([0, 0], abs=1e-3)
     half = (image + clean) / 2 + (1 - brain)  # what is outside the brain does not count
-    assert squared_share(half, image, clean, brain) == pytest.approx(0.25, abs=1e-3)
+    assert squared_share(half, image, clean, brain).tolist() == pytest.approx([0.25, 0.25], abs=1e-3)
 
 
 def test_super_resolution_that_does_nothing_has_lost_nothing(network: Network) -> None:
     view = network.head.views["superres"]
-    torch.nn.init.zeros_(view.coarse.weight)
-    torch.nn.init.zeros_(view.coarse.bias)
+    for layer in (view.coarse, view.gains.last):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
     batch = {"image": torch.rand(1, 1, 16, 16, 16), "brain": torch.ones(1, 1, 16, 16, 16)}
     batch["target_superres"] = torch.rand(1, 1, 16, 16, 16)
-    assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"].item() == pytest.approx(1)
+    assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"].item() == pytest.approx(0)
 
 
 def test_frozen_parameters_and_a_prefix_that_fits_none(network: Network) -> None:

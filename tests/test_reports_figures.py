@@ -11,6 +11,7 @@ from PIL import Image
 from bidsrep.imaging.grids import Grid, bounding_box
 from bidsrep.imaging.transforms import write_itk
 from bidsrep.imaging.volume import Volume
+from bidsrep.reports.bias import plot_bias
 from bidsrep.reports.components import plot_components
 from bidsrep.reports.cuts import AXES, Frame, cuts_at, plan
 from bidsrep.reports.reportlets import (
@@ -19,6 +20,7 @@ from bidsrep.reports.reportlets import (
     plot_registration,
     plot_synthesis,
 )
+from bidsrep.reports.segmentation import plot_segmentation
 from bidsrep.reports.svg import Figure, outline
 from bidsrep.reports.zoom import plot_superres
 
@@ -36,9 +38,23 @@ def head(affine: np.ndarray | None = None, shift: int = 0) -> tuple[Volume, Volu
     return Volume(data, affine), Volume(radius < 0.8, affine)
 
 
-def pictures(path, mode: str = "L") -> list[np.ndarray]:
+def structures(mask: Volume) -> Volume:
+    """Call the left half of a brain left cortex, the right one right white matter, and its middle the 3rd ventricle."""
+    x, y, z = np.abs(np.indices(SHAPE) - (np.array(SHAPE) - 1).reshape(3, 1, 1, 1) / 2)
+    labels = np.where(np.indices(SHAPE)[0] < SHAPE[0] / 2, 3, 41)
+    labels[(x < 2) & (y < 4) & (z < 3)] = 14
+    return mask.replace(np.where(mask.data > 0, labels, 0))
+
+
+def ramp(mask: Volume, reach: float = 0.2) -> Volume:
+    """Make a bias field that grows to the right, by `reach` on either side; 0 outside the brain."""
+    along = np.linspace(1 - reach, 1 + reach, SHAPE[0])[:, None, None] * np.ones(SHAPE)
+    return mask.replace(np.where(mask.data > 0, along, 0))
+
+
+def pictures(path, mode: str = "L", kind: str = "webp") -> list[np.ndarray]:
     """Decode the pictures of a figure, in the order they are drawn."""
-    found = re.findall(r"data:image/webp;base64,([A-Za-z0-9+/=]+)", path.read_text())
+    found = re.findall(rf"data:image/{kind};base64,([A-Za-z0-9+/=]+)", path.read_text())
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(code))).convert(mode)) for code in found]
 
 
@@ -153,6 +169,8 @@ class TestFigures:
             plot_lesions(scan, lesions, mask, folder / "lesions.svg", title="FLAIR"),
             plot_superres(scan, moved, mask, folder / "superres.svg", title="FLAIR", source_name="FLAIR"),
             draw_components(np.random.default_rng(0).random((8, *SHAPE)), mask, folder / "components.svg"),
+            plot_segmentation(scan, structures(mask), mask, folder / "seg.svg", labels="aseg"),
+            plot_bias(scan, ramp(mask), mask, folder / "bias.svg", title="T1w", source_name="T1w"),
         ]
 
     def test_the_same_images_give_the_same_bytes(self, tmp_path):
@@ -227,6 +245,58 @@ class TestFigures:
         assert other[-1].max() > 100
         assert same[0].shape[0] == 28  # 56 mm in pixels of half a voxel
 
+    def test_structures_have_their_colours_on_their_side_and_an_outline(self, tmp_path):
+        scan, mask = head()
+        path = plot_segmentation(scan, structures(mask), mask, tmp_path / "seg.svg", labels="aseg")
+        picture = pictures(path, "RGBA", "png")[0]
+        tile = picture[:, : picture.shape[1] // 6]
+        left, right = tile[:, : tile.shape[1] // 2], tile[:, tile.shape[1] // 2 :]
+        colours = [{tuple(rgba) for rgba in half[half[..., 3] > 0][:, :3].tolist()} for half in (left, right)]
+        cortex, white_matter = (0xCD, 0x3E, 0x4E), (0x00, 0xE1, 0x00)
+        assert cortex in colours[0]
+        assert white_matter in colours[1]
+        assert white_matter not in {tuple(rgb) for rgb in left[:, :-4, :3].reshape(-1, 3).tolist()}
+        assert set(np.unique(tile[..., 3]).tolist()) == {0, 90, 255}  # nothing, a structure, its outline
+        text = path.read_text()
+        assert "3 labels" in text
+        assert all(
+            f">{name}</text>" in text
+            for name in ("cerebral cortex", "cerebral white matter", "3rd ventricle")
+        )
+        assert "hippocampus" not in text
+
+    def test_values_without_a_name_are_not_drawn(self, tmp_path):
+        scan, mask = head()
+        strange = mask.replace(mask.data * 6)
+        path = plot_segmentation(scan, strange, mask, tmp_path / "seg.svg", labels="aseg", title=HOSTILE)
+        assert max(picture[..., 3].max() for picture in pictures(path, "RGBA", "png")) == 0
+        assert "<script" not in path.read_text()
+
+    def test_a_bias_field_is_removed_and_shown_in_units_of_its_median(self, tmp_path):
+        _, mask = head()
+        field = ramp(mask)
+        scan = mask.replace(100 * field.data)
+        path = plot_bias(scan, field.replace(7 * field.data), mask, tmp_path / "bias.svg")
+        before, after, colours = pictures(path, "RGB")
+        tiles = [picture[:, : picture.shape[1] // 7].astype(float) for picture in (before, after, colours)]
+        middle = tiles[0].shape[0] // 2
+        uneven, even, drawn = (tile[middle - 3 : middle + 3] for tile in tiles)
+        columns = np.flatnonzero(even[..., 0].min(axis=0) > 60)[8:-8]  # the brain, less its blurred border
+        third = len(columns) // 3
+        assert np.ptp(even[:, columns, 0]) < 12
+        assert uneven[:, columns[-third:], 0].mean() > uneven[:, columns[:third], 0].mean() + 20
+        green = drawn[:, columns, 1]  # from violet to yellow there is ever more of it
+        assert green[:, -third:].mean() > green[:, :third].mean() + 50
+        assert re.search(r"from 0\.8\d to 1\.1\d \(1st to 99th percentile", path.read_text())
+
+    def test_a_flat_field_is_not_made_to_look_uneven(self, tmp_path):
+        scan, mask = head()
+        path = plot_bias(scan, ramp(mask, 0.001), mask, tmp_path / "bias.svg")
+        drawn = pictures(path, "RGB")[-1].astype(float)
+        assert np.std(drawn[drawn.sum(axis=2) > 200], axis=0).max() < 15
+        assert ">0.95<" in path.read_text()
+        assert ">1.05<" in path.read_text()
+
     def test_lesions_are_counted(self, tmp_path):
         scan, mask = head()
         lesions = np.zeros(SHAPE)
@@ -244,6 +314,8 @@ class TestFigures:
         plot_registration(scan, scan, None, empty, tmp_path / "reg.svg")
         plot_synthesis(scan, {"T1w": scan}, empty, tmp_path / "syn.svg", acquired={"T1w": scan})
         plot_superres(scan, scan, empty, tmp_path / "superres.svg")
+        plot_segmentation(scan, empty, empty, tmp_path / "seg.svg", labels="tissue")
+        plot_bias(scan, empty, empty, tmp_path / "bias.svg")
         assert "no lesion" in plot_lesions(scan, empty, empty, tmp_path / "lesions.svg").read_text()
 
     def test_hostile_titles_are_escaped(self, tmp_path):

@@ -14,6 +14,7 @@ from bidsrep.synth.generator import (
     Source,
     deform_subject,
     normalise,
+    sample_acquisition,
     sample_image,
 )
 from bidsrep.synth.heads import HeadConfig, brain_of, normalise_head, sample_head, signed_distance
@@ -97,6 +98,31 @@ def test_images_are_empty_outside_the_brain_and_scaled_inside(seed: int) -> None
     assert image[~subject.brain].abs().max() == 0
     assert torch.isfinite(image).all()
     assert torch.quantile(image[subject.brain], 0.995).item() == pytest.approx(1, abs=0.02)
+
+
+def test_an_own_contrast_on_the_grid_is_the_scan_itself() -> None:
+    source = t1w_source()
+    shifted = DeformationConfig(
+        rotation_degrees=0, shear=0, scaling=0, nonlinear_std_mm=0, flip_probability=0, shift_fraction=1
+    )
+    config = GeneratorConfig(
+        deformation=shifted, lesion_probability=0, rim_mm=0, clean_probability=1, on_grid=True, own_contrast=1
+    )
+    generator = torch.Generator().manual_seed(3)
+    subject = deform_subject(source, generator, SHAPE, 1.0, config, [])
+    found = sample_acquisition(subject, source, generator, 1.0, config)
+    assert found.clean is not None
+    assert source.t1w is not None
+    inside = subject.brain
+    field = found.log_bias.exp() * subject.mixture
+    torch.testing.assert_close(
+        (found.image / field)[inside].std() / (found.image / field)[inside].mean(),
+        torch.tensor(0.0),
+        rtol=0,
+        atol=2e-2,
+    )
+    places = (subject.mixture[inside][:, None] - source.t1w.unique()[None]).abs().min(1).values
+    assert places.max() < 1e-4  # not a mean of two voxels among them
 
 
 def test_images_of_one_subject_differ_in_contrast_not_in_anatomy() -> None:

@@ -107,16 +107,21 @@ def test_a_failed_reference_hands_over_to_the_next_scan(pair):
 
 
 def test_figures_are_of_what_there_is(pair):
-    sharp = ModelSpec("brainid", {"T1w": "synthetic", "superres": "superres"}, ENTRY | {"Name": "brainid"})
+    made = {"T1w": "synthetic", "superres": "superres", "seg": "dseg", "bias": "bias"}
+    sharp = ModelSpec("brainid", made, ENTRY | {"Name": "brainid"})
     coarse = ModelSpec("seqinv", {"tissue": "tissue"}, ENTRY | {"Name": "seqinv"}, stride=16)
     drawn = set(names(plan_of(pair, (PEPSI, sharp, coarse)), "figures"))
-    assert "sub-01_desc-brainidSuperres_FLAIR.svg" in drawn
+    for kind in ("brainidSuperres", "brainidSegmentation", "brainidBias", "seqinvTissue"):
+        assert {n for n in drawn if kind in n} == {
+            f"sub-01_desc-{kind}_{scan}.svg" for scan in ("T1w", "FLAIR")
+        }
     assert {n for n in drawn if "Components" in n} == {
         f"sub-01_desc-{model}Components_{scan}.svg"
         for model in ("pepsi", "brainid")
         for scan in ("T1w", "FLAIR")
     }
-    assert not any("Superres" in name for name in names(plan_of(pair, (sharp,), tasks=("T1w",)), "figures"))
+    few = names(plan_of(pair, (sharp,), tasks=("T1w",)), "figures")
+    assert not any(kind in name for name in few for kind in ("Superres", "Segmentation", "Bias"))
 
 
 def test_tasks_limit_what_is_written(pair):

@@ -288,8 +288,9 @@ def test_a_run_with_another_model_keeps_the_provenance_of_the_first(cohort, tmp_
 
 
 def test_what_a_network_gives_decides_which_figures_there_are(cohort, tmp_path, monkeypatch):
-    monkeypatch.setitem(HEADS, "brainid", {"image": 1, "superres": 1})
-    weights = write_random_weights(tmp_path / "weights", "brainid", with_image=["superres"])
+    monkeypatch.setitem(HEADS, "brainid", {"image": 1, "superres": 1, "seg": 33, "bias_field_log": 1})
+    with_image = ["superres", "bias_field_log"]
+    weights = write_random_weights(tmp_path / "weights", "brainid", with_image=with_image)
     one = {"participant_label": ("01",), "session_label": ("B",), "models": ("brainid",)}
     out = tmp_path / "out"
     assert cohort.run(out_dir=out, work_dir=tmp_path / "work", weights={"brainid": weights}, **one) == 0
@@ -297,7 +298,8 @@ def test_what_a_network_gives_decides_which_figures_there_are(cohort, tmp_path, 
         out / "sub-01/ses-B/anat/sub-01_ses-B_space-FLAIR_res-4mm_desc-brainidSuperresFromFLAIR_FLAIR.nii.gz"
     ).is_file()
     figures, page = cohort.settings.out_dir / "sub-01/figures", (out / "sub-01.html").read_text()
-    for kind, before in (("Components", True), ("Superres", False)):
+    added = [(kind, False) for kind in ("Superres", "Segmentation", "Bias")]
+    for kind, before in (("Components", True), *added):
         name = f"sub-01_ses-B_desc-brainid{kind}_FLAIR.svg"
         assert (out / "sub-01/figures" / name).is_file()
         assert name in page

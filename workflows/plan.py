@@ -26,6 +26,7 @@ from bidsrep.errors import ImageError
 from bidsrep.settings import BUNDLED_TEMPLATE, TO_ORDER, TO_REGISTER, Settings
 
 SYNTHETIC, LESION, ORDERED, SUPERRES = "synthetic", "lesion_probability", "ordered", "superres"
+BIAS = "bias"
 """Kinds of files that predictions become."""
 WARPS = ("warp", "warp_inverse")
 """Deformable transforms, by role and kind: there, and back."""
@@ -264,23 +265,29 @@ class _Planner:
             files["features"] = self._features(scan, model, source)
         if model.name == TO_REGISTER:
             files |= self._warps(scan, model, source)
-        if SYNTHETIC in wanted.values():
-            files["synthesis_figure"] = self._figure(
-                scan, f"{model.name}Synthesis", f"What {model.name} predicts from the {scan.suffix} scan"
-            )
-        if SUPERRES in wanted.values():
-            files["superres_figure"] = self._figure(
-                scan,
-                f"{model.name}Superres",
-                f"The {scan.suffix} scan before and after {model.name}, enlarged",
-            )
-        if model.stride == 1:
-            files["components_figure"] = self._figure(
-                scan,
-                f"{model.name}Components",
-                f"Features of {model.name} on the {scan.suffix} scan as colour",
-            )
+        files |= self._figures(scan, model, wanted)
         return Prediction(model, files, acquisition, ordered if acquisition is not None else {})
+
+    def _figures(self, scan: Scan, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, PlannedFile]:
+        """Plan the figures of what a model makes of a scan; that of lesions is planned with them."""
+        kinds, name, of = set(wanted.values()), model.name, f"the {scan.suffix} scan"
+        drawn = {
+            "synthesis": (SYNTHETIC in kinds, "Synthesis", f"What {name} predicts from {of}"),
+            "dseg": ("dseg" in kinds, "Segmentation", f"Structures {name} finds on {of}"),
+            "tissue": ("tissue" in kinds, "Tissue", f"Tissues {name} finds on {of}"),
+            "bias": (BIAS in kinds, "Bias", f"Bias field {name} finds on {of}, and the scan without it"),
+            "superres": (
+                SUPERRES in kinds,
+                "Superres",
+                f"The {scan.suffix} scan before and after {name}, enlarged",
+            ),
+            "components": (model.stride == 1, "Components", f"Features of {name} on {of} as colour"),
+        }
+        return {
+            f"{role}_figure": self._figure(scan, f"{name}{desc}", reason)
+            for role, (is_made, desc, reason) in drawn.items()
+            if is_made
+        }
 
     def _features(self, scan: Scan, model: ModelSpec, source: Path) -> PlannedFile:
         """Plan dense features; those of a stride lie on a coarser grid of their own."""

@@ -7,13 +7,21 @@ from nipype.pipeline import engine as pe
 
 from bidsrep.interfaces.deformable import Deform
 from bidsrep.interfaces.lesions import LesionMask
-from bidsrep.interfaces.reportlets import LesionFigure, SuperresFigure, SynthesisFigure
+from bidsrep.interfaces.reportlets import (
+    BiasFigure,
+    LesionFigure,
+    SegmentationFigure,
+    SuperresFigure,
+    SynthesisFigure,
+)
 from bidsrep.interfaces.represent import Represent
+from bidsrep.labels import SEGMENTATIONS
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import claim_processors
 from bidsrep.workflows.models import RunModels
 from bidsrep.workflows.outputs import init_save_node
 from bidsrep.workflows.plan import (
+    BIAS,
     LABEL_TABLES,
     LESION,
     ORDERED,
@@ -74,8 +82,8 @@ def init_represent_wf(
         workflow.connect([(represent, save, [(("images", _pick, role), "in_file")])])
         if kind == LESION:
             _add_lesions(workflow, plan, prediction, settings, role, inputnode, represent, outputnode)
-        if kind == SUPERRES:
-            _add_superres_figure(workflow, plan, prediction, role, inputnode, represent)
+        if kind in (SUPERRES, BIAS, *LABEL_TABLES):
+            _add_figure(workflow, plan, prediction, role, kind, inputnode, represent)
         if kind in LABEL_TABLES:
             table = f"{role}_table"
             save_table = init_save_node(prediction.files[table], name=f"save_{table}")
@@ -234,24 +242,29 @@ def _add_synthesis_figure(
         workflow.connect([(inputnode, synthesis_figure, [("reference_preproc", "reference")])])
 
 
-def _add_superres_figure(
+def _add_figure(
     workflow: pe.Workflow,
     plan: ScanPlan,
     prediction: Prediction,
     role: str,
+    kind: str,
     inputnode: pe.Node,
     represent: pe.Node,
 ) -> None:
-    """Add the figure of a super-resolved scan beside the scan as it was."""
-    superres_figure = pe.Node(
-        SuperresFigure(title=f"{prediction.model.name} from {plan.scan.key}", source_name=plan.scan.suffix),
-        name="superres_figure",
-    )
-    save_superres_figure = init_save_node(prediction.files["superres_figure"], name="save_superres_figure")
+    """Add the figure of one prediction beside the scan it was made from."""
+    title, scan = f"{prediction.model.name} from {plan.scan.key}", plan.scan.suffix
+    if kind == SUPERRES:
+        field, interface = "superres", SuperresFigure(title=title, source_name=scan)
+    elif kind == BIAS:
+        field, interface = "bias", BiasFigure(title=title, source_name=scan)
+    else:
+        field, interface = "segmentation", SegmentationFigure(title=title, labels=SEGMENTATIONS[role])
+    figure = pe.Node(interface, name=f"{kind}_figure")
+    save_figure = init_save_node(prediction.files[f"{kind}_figure"], name=f"save_{kind}_figure")
     workflow.connect([
-        (inputnode, superres_figure, [("preproc", "in_file"), ("mask", "mask_file")]),
-        (represent, superres_figure, [(("images", _pick, role), "superres")]),
-        (superres_figure, save_superres_figure, [("out_file", "in_file")]),
+        (inputnode, figure, [("preproc", "in_file"), ("mask", "mask_file")]),
+        (represent, figure, [(("images", _pick, role), field)]),
+        (figure, save_figure, [("out_file", "in_file")]),
     ])  # fmt: skip
 
 

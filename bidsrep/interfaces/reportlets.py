@@ -164,3 +164,47 @@ class SuperresFigure(_Figure):
 
         i = self.inputs
         plot_superres(i.in_file, i.superres, i.mask_file, path, title=i.title, source_name=i.source_name)
+
+
+class BiasFigureInputSpec(BaseInterfaceInputSpec):
+    """Inputs of `BiasFigure`."""
+
+    in_file = File(exists=True, mandatory=True, desc="the preprocessed scan")
+    bias = File(exists=True, mandatory=True, desc="its bias field, on the same grid")
+    mask_file = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    title = Str("", usedefault=True, desc="what the scan is")
+    source_name = Str("", usedefault=True, desc="the contrast of the scan")
+
+
+class BiasFigure(_Figure):
+    """Draw a scan, the scan divided by its bias field, and the field."""
+
+    input_spec = BiasFigureInputSpec
+
+    def _draw(self, path: Path) -> None:
+        from bidsrep.reports.bias import plot_bias
+
+        i = self.inputs
+        plot_bias(i.in_file, i.bias, i.mask_file, path, title=i.title, source_name=i.source_name)
+
+
+class SegmentationFigureInputSpec(BaseInterfaceInputSpec):
+    """Inputs of `SegmentationFigure`."""
+
+    in_file = File(exists=True, mandatory=True, desc="the preprocessed scan")
+    segmentation = File(exists=True, mandatory=True, desc="its structures, on the same grid")
+    mask_file = File(exists=True, mandatory=True, desc="its brain mask, on the same grid")
+    labels = Str(mandatory=True, desc="the table of the structures: aseg, tissue")
+    title = Str("", usedefault=True, desc="what the scan is")
+
+
+class SegmentationFigure(_Figure):
+    """Draw the structures of a segmentation over the scan."""
+
+    input_spec = SegmentationFigureInputSpec
+
+    def _draw(self, path: Path) -> None:
+        from bidsrep.reports.segmentation import plot_segmentation
+
+        i = self.inputs
+        plot_segmentation(i.in_file, i.segmentation, i.mask_file, path, labels=i.labels, title=i.title)

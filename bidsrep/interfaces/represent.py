@@ -17,8 +17,6 @@ from nipype.interfaces.base import (
 
 MARGIN_VOXELS = 8
 T1W, LESION, TISSUE = "T1w", "lesion", "tissue"
-LABEL_TABLES = {"seg": "aseg", TISSUE: "tissue"}
-"""What the numbers of a predicted segmentation mean: a table of ``data/labels``."""
 NOT_USABLE = "cannot be given to {} ({})"
 REMEDY = "Look at its brain mask in the report; give a better one with --derivatives, or exclude the scan"
 
@@ -226,11 +224,11 @@ class _Uncropped:
 
 def _save_label_tables(predicted: dict[str, np.ndarray], folder: Path) -> dict[str, str]:
     """Write the tables of the segmentations among the predictions."""
-    from bidsrep.labels import load_labels
+    from bidsrep.labels import SEGMENTATIONS, load_labels
 
     tables = {}
-    for name in sorted(set(predicted) & set(LABEL_TABLES)):
+    for name in sorted(set(predicted) & set(SEGMENTATIONS)):
         path = folder / f"{name}.tsv"
-        path.write_text(load_labels(LABEL_TABLES[name]).to_tsv(), encoding="utf-8")
+        path.write_text(load_labels(SEGMENTATIONS[name]).to_tsv(), encoding="utf-8")
         tables[name] = str(path)
     return tables

@@ -13,6 +13,12 @@ Image = Volume | str | PathLike[str]
 MARGIN_MM = 6.0
 """What is shown around the brain."""
 
+VIRIDIS = np.array(
+    [[68, 1, 84], [71, 45, 123], [59, 82, 139], [44, 114, 142], [33, 145, 140], [40, 174, 128], [94, 201, 98],
+     [173, 220, 48], [253, 231, 37]]
+)  # fmt: skip
+"""Colours that differ as evenly for the colour-blind: matplotlib's viridis (CC0) at nine points."""
+
 
 def load(image: Image) -> Volume:
     """Read an image unless it is in memory already."""
@@ -48,6 +54,18 @@ def diverging(tile: np.ndarray, limit: float) -> np.ndarray:
     amount = np.clip(tile / limit, -1, 1)[..., None]
     below, above = np.array([74, 163, 255]), np.array([255, 150, 40])
     return (np.abs(amount) ** 0.8 * np.where(amount < 0, below, above)).astype(np.uint8)
+
+
+def sequential(part: np.ndarray) -> np.ndarray:
+    """Colour parts of a range, 0 to 1 (...): (..., 3), uint8; from violet over green to yellow."""
+    places = np.linspace(0, 1, len(VIRIDIS))
+    channels = [np.interp(part, places, VIRIDIS[:, channel]) for channel in range(3)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def color_of(rgb: np.ndarray) -> str:
+    """Write a colour (3; uint8) as SVG does: ``#ff9628``."""
+    return "#" + "".join(f"{channel:02x}" for channel in rgb)
 
 
 def overview(frame: Frame, box: np.ndarray, axial: int) -> list[Cut]:

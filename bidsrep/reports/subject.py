@@ -16,10 +16,12 @@ from bidsrep.bids.files import write_text
 from bidsrep.bids.names import report_path
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown
 from bidsrep.reports.figures import mark_figures
+from bidsrep.reports.matrices import invariance_matrices
 from bidsrep.reports.measures import SCAN, Limits, Measure, by_measure, flags_of, known_order, measure_of
 from bidsrep.reports.pages import data_file, fragment, to_script
 from bidsrep.reports.results import Metric, ModelUse, ScanResult, SessionResult, read_subject
 from bidsrep.reports.viewer import viewer_data
+from bidsrep.reports.volumes import volume_tables
 
 SUMMARY_COLUMNS = ("brain_volume", "lesion_volume", "lesion_count")
 
@@ -133,6 +135,9 @@ def _sections(
     if crashes:
         before.append(_section("Errors", fragment("errors", crashes, repeated)))
     after = []
+    volumes = [{"session": s.session, "tables": volume_tables(out_dir, s)} for s in sessions]
+    if measured := [session for session in volumes if session["tables"]]:
+        after.append(_section("Volumes", fragment("volumes", measured)))
     if any(session.metrics for session in sessions):
         after.append(_section("Measurements", _measurements(sessions)))
     from markupsafe import Markup
@@ -209,7 +214,9 @@ def _cells(session: SessionResult, scan: ScanResult, columns: Sequence[Measure])
 
 
 def _measurements(sessions: Sequence[SessionResult]) -> str:
-    rows = [{"session": session.session, "tables": _tables(session)} for session in sessions]
+    rows = [
+        {"session": s.session, "tables": _tables(s), "matrices": invariance_matrices(s)} for s in sessions
+    ]
     names = known_order(metric.name for session in sessions for metric in session.metrics)
     return fragment("measurements", rows, [measure_of(name) for name in names])
 

@@ -20,6 +20,9 @@ WIDTH = 1200.0
 
 GUTTER = 104.0
 GAP = 2.0
+LETTER = 6.4
+"""About the width of a letter of the smaller text: browsers' fonts differ."""
+
 QUALITY = 78
 """WebP quality: at this, 14 tiles of an MRI take some 60 kB and show no blocks."""
 
@@ -111,20 +114,23 @@ class Figure:
 
         Returns its name, for `repeat`.
         """
-        height = strip.rows
-        gap = max(round(GAP / strip.scale), 1)
-        joined = []
-        for tile in tiles:
-            rest = height - tile.shape[0]
-            pad = [(rest // 2, rest - rest // 2), (0, 0), (0, 0)][: tile.ndim]
-            joined += [np.pad(tile, pad), np.zeros((height, gap, *tile.shape[2:]), np.uint8)]
-        picture = np.concatenate(joined[:-1], axis=1)
+        return self._image(strip, _joined(strip, tiles), "webp")
+
+    def labels(self, strip: Strip, tiles: Sequence[np.ndarray], palette: np.ndarray) -> None:
+        """Lay numbered colours over a strip: tiles (rows, columns; uint8) number the rows of a palette.
+
+        The palette is (N, 4; uint8), red, green, blue and opacity; its first colour fills the gaps.
+        """
+        self._image(strip, _joined(strip, tiles), "png", palette)
+
+    def _image(self, strip: Strip, picture: np.ndarray, kind: str, palette: np.ndarray | None = None) -> str:
+        code = _webp(picture) if palette is None else _png(picture, palette)
         x, width = strip.left[0], WIDTH - strip.left[0]
         name = f"p{len(self.body)}"
         self.body.append(
             f'<image id="{name}" x="{_number(x)}" y="{_number(strip.top)}" width="{_number(width)}" '
-            f'height="{_number(height * strip.scale)}" preserveAspectRatio="none" '
-            f'href="data:image/webp;base64,{_webp(picture)}"/>'
+            f'height="{_number(strip.rows * strip.scale)}" preserveAspectRatio="none" '
+            f'href="data:image/{kind};base64,{code}"/>'
         )
         return name
 
@@ -152,6 +158,22 @@ class Figure:
             )
         self.text(x, y + 20, low, "cap")
         self.text(x + width, y + 20, high, "cap", anchor="end")
+
+    def legend(self, entries: Sequence[tuple[Sequence[str], str]]) -> None:
+        """Name colours, below what is there: each entry has one colour or more, and a word."""
+        x, y = 8.0, self.y + 14
+        for colors, text in entries:
+            width = 11.0 * len(colors) + 6 + LETTER * len(text)
+            if x + width > WIDTH - 8:
+                x, y = 8.0, y + 18
+            for index, color in enumerate(colors):
+                left = _number(x + 11 * index)
+                self.body.append(
+                    f'<rect x="{left}" y="{_number(y - 9)}" width="10" height="10" fill="{color}"/>'
+                )
+            self.text(x + 11 * len(colors) + 5, y, text, "cap")
+            x += width + 14
+        self.y = y + 6
 
     def captions(self, strip: Strip, texts: Sequence[str]) -> None:
         """Write a line at the foot of every tile."""
@@ -213,6 +235,26 @@ def _thin(points: np.ndarray, distance: float) -> np.ndarray:
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
     keep = np.unique(np.floor(along / distance), return_index=True)[1]
     return points[keep]
+
+
+def _joined(strip: Strip, tiles: Sequence[np.ndarray]) -> np.ndarray:
+    """Join the tiles of a strip to one picture, lower ones in the middle, zeros between them."""
+    gap = max(round(GAP / strip.scale), 1)
+    joined = []
+    for tile in tiles:
+        rest = strip.rows - tile.shape[0]
+        pad = [(rest // 2, rest - rest // 2), (0, 0), (0, 0)][: tile.ndim]
+        joined += [np.pad(tile, pad), np.zeros((strip.rows, gap, *tile.shape[2:]), np.uint8)]
+    return np.concatenate(joined[:-1], axis=1)
+
+
+def _png(picture: np.ndarray, palette: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer, image = io.BytesIO(), Image.fromarray(np.ascontiguousarray(picture))
+    image.putpalette(palette[:, :3].tobytes())
+    image.save(buffer, "png", optimize=True, transparency=palette[:, 3].tobytes())
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _webp(picture: np.ndarray) -> str:

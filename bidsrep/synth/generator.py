@@ -28,6 +28,8 @@ SIMULATED_T1W = (0.20, 0.69, 1.0)
 SIMULATED_FLAIR = (0.20, 1.25, 1.0)
 # Lesions in the targets: T1-dark, FLAIR-bright, proportional to the anomaly probability.
 T1W_LESION, FLAIR_LESION = -0.35, 0.75
+# Of an image that stays as it was acquired; the means are those of the person's tissues, white matter at this.
+OWN_CONTRAST = Contrast("T1w", (0.0, 0.0, 200.0), (0.0, 0.0, 0.0))
 # Length over which tissue properties vary (mm).
 TEXTURE_MM = (8.0, 30.0)
 
@@ -41,6 +43,10 @@ class GeneratorConfig:
     units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices, ``blur`` how wide
     a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56), ``isotropic`` the share
     of large cubic voxels; ``rim_mm`` how much fluid an imperfect brain mask may leave around the brain.
+
+    Where detail counts, as in super-resolution, a real T1w must not be smoothed by interpolation: ``on_grid`` rounds
+    the places that voxels come from (for a ``deformation`` that only shifts and flips), and ``own_contrast`` is the
+    share of images of it that keep its contrast, voxel by voxel.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
@@ -56,6 +62,8 @@ class GeneratorConfig:
     rim_mm: float = 6.0
     clean_probability: float = 0.1
     levels: tuple[Level, ...] = ("mild", "medium", "severe")
+    on_grid: bool = False
+    own_contrast: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,8 @@ def deform_subject(
     if draw.widening_mm and source.inward is not None:
         push = draw.widening_mm / source.spacing
         coordinates = widen(coordinates, source.inward, tuple(volume.shape[1:]), push)
+    if config.on_grid:
+        coordinates = coordinates.round()
     if source.labels is not None:
         subject = _from_labels(source, coordinates)
     else:
@@ -175,8 +185,13 @@ def sample_acquisition(
     if config.texture:
         scale = uniform_scalar(generator, *TEXTURE_MM) / spacing
         texture = config.texture * smooth_noise(noise.shape, scale, generator)
-    image, grey, white = _paint(subject, source, contrast, noise + texture)
-    clean = _paint(subject, source, contrast, texture)[0] if with_clean else None
+    if config.own_contrast and subject.mixture is not None and coin(generator, config.own_contrast):
+        contrast = replace(OWN_CONTRAST, means=_scaled(subject.tissue_means, OWN_CONTRAST.means[2]))
+        image, (_, grey, white) = subject.mixture * contrast.means[2], contrast.means
+        clean = image if with_clean else None
+    else:
+        image, grey, white = _paint(subject, source, contrast, noise + texture)
+        clean = _paint(subject, source, contrast, texture)[0] if with_clean else None
     if bool(subject.lesion.any()):
         if contrast.lesion is None:
             encoded = encode_pathology(image, subject.lesion, white, grey, generator)
@@ -200,6 +215,11 @@ def sample_acquisition(
         clean, _ = corrupt(clean * subject.brain, undegraded(parameters, spacing), spacing)
         clean = (clean / top).clamp_(0, 2) * subject.brain
     return Acquisition((image / top).clamp_(0, 2) * subject.brain, clean, log_bias, contrast)
+
+
+def _scaled(values: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
+    first, second, third = values
+    return factor * first, factor * second, factor * third
 
 
 def _paint(

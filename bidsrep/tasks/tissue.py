@@ -23,7 +23,7 @@ def most_probable_tissue(raw: Tensor) -> Tensor:
 TISSUE = Task("tissue", "tissue", len(CHANNELS), most_probable_tissue, "tissue label", "tissue")
 
 
-def dice_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
+def dice_cross_entropy(raw: Tensor, target: Tensor, positive: float = 1.0) -> Tensor:
     """Soft Dice without the background, plus cross-entropy: SeqInv's loss of both segmentation heads.
 
     Parameters
@@ -32,6 +32,9 @@ def dice_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
         Raw outputs ``(B, C, X, Y, Z)``; the first channel is background.
     target
         Probabilities ``(B, C, X, Y, Z)``. Voxels that sum to 0 have no known class and do not count.
+    positive
+        How many times the cross-entropy counts voxels that are not background; published: 1. Where nothing is
+        found yet, Dice has no slope, and a rare class needs more than 1 to be found at all.
 
     Returns
     -------
@@ -39,6 +42,8 @@ def dice_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
         One minus the Dice overlap, summed over the batch's voxels and averaged over the classes, plus
         the mean cross-entropy of the voxels that count.
     """
+    weights = torch.full((raw.shape[1],), positive, device=raw.device)
+    weights[0] = 1.0
     log_probability = raw.log_softmax(dim=1)
     known = target.sum(dim=1, keepdim=True)
     probability = (log_probability.exp() * known)[:, 1:]
@@ -46,4 +51,5 @@ def dice_cross_entropy(raw: Tensor, target: Tensor) -> Tensor:
     overlap = (probability * target[:, 1:]).sum(axes)
     sizes = probability.sum(axes) + target[:, 1:].sum(axes)
     dice = 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)
-    return dice.mean() - (target * log_probability).sum() / known.sum().clamp(min=1)
+    entropy = -(target * log_probability).movedim(1, -1) @ weights
+    return dice.mean() + entropy.sum() / known.sum().clamp(min=1)

@@ -18,6 +18,8 @@ from bidsrep.models.views import class_shares
 from bidsrep.tasks.bias import bias_loss
 
 SMOOTH = 1e-5
+ERROR_FLOOR = 1e-4
+"""Squared error of a hundredth of the intensity range, which noise alone may make."""
 
 
 def glance_losses(
@@ -51,7 +53,7 @@ def glance_losses(
         elif name == "superres":
             weight, brain = float(weights.get("superres", 1.0)), batch["brain"]
             clean, inside = _means(batch["target_superres"], view.factor), _means(brain, view.factor)
-            losses[name] = weight * squared_share(raw, _means(image, view.factor), clean, inside)
+            losses[name] = weight * squared_share(raw, _means(image, view.factor), clean, inside).log().mean()
     if not losses:  # an anatomy without labels
         losses["none"] = next(iter(heads.views.values())).glance(image).sum() * 0
     return losses
@@ -87,13 +89,13 @@ def share_loss(raw: Tensor, shares: Tensor) -> Tensor:
 def squared_share(raw: Tensor, image: Tensor, clean: Tensor, brain: Tensor) -> Tensor:
     """Squared error of a restored image over that of the image itself, in the brain: 1 where nothing was gained.
 
-    All ``(B, 1, X, Y, Z)``. An image that lost little weighs as much as one that lost a lot; an error of a
-    hundredth of the intensity range is added to both, so that noise alone does not.
+    All ``(B, 1, X, Y, Z)``; returns ``(B,)``, whose logarithm counts decibels. An image that lost little weighs as
+    much as one that lost a lot; an error of a hundredth of the intensity range is added to both, so that noise
+    alone does not.
     """
-    floor = 1e-4
     error, before = (((value - clean).square() * brain).sum((1, 2, 3, 4)) for value in (raw, image))
     voxels = brain.sum((1, 2, 3, 4)).clamp(min=1)
-    return ((error / voxels + floor) / (before / voxels + floor)).mean()
+    return (error / voxels + ERROR_FLOOR) / (before / voxels + ERROR_FLOOR)
 
 
 def _means(volume: Tensor, factor: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
+from bidsrep.models.views import ViewHead
 from bidsrep.training.anatomies import load_anatomies
 from bidsrep.training.module import Objective, PretrainModule
 from bidsrep.training.recipe import Recipe
@@ -53,6 +55,21 @@ def start_as_input(convolution: nn.Module) -> None:
             parameter.zero_()
         weight = convolution.get_parameter("weight")
         weight[:, -1] = 1  # the image follows the features
+
+
+def start_gains(network: nn.Module, recipe: Recipe, data: list[Path]) -> None:
+    """Fit the gains of the view of super-resolution to images of another size than the patches of the training.
+
+    ``gains`` of ``[losses]`` says how many ``images``, and of what ``shape``.
+    """
+    from bidsrep.training.gains import fit_gains
+
+    settings = recipe.losses["gains"]
+    x, y, z = settings["shape"]
+    whole = replace(recipe, stages=(replace(recipe.stages[0], shape=(x, y, z)),))
+    head = network.get_submodule("head.final_conv_superres")
+    assert isinstance(head, ViewHead)
+    fit_gains(head, build_objective(whole, data), int(settings["images"]))
 
 
 def freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
@@ -135,6 +152,8 @@ def pretrain(
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
         objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)
+    if "gains" in recipe.losses and not (out / LAST).exists():
+        start_gains(network, recipe, data)
     return fit(PretrainModule(network, objective, recipe), make_trainer(recipe, out, runtime), out)
 
 

@@ -222,7 +222,8 @@ class HeadsObjective(_Objective):
             losses[TISSUE.head] = dice_cross_entropy(outputs[TISSUE.head].float(), classes.float())
         if STROKE.head in outputs:
             shares = torch.cat([1 - batch["lesion"], batch["lesion"]], dim=1)
-            losses[STROKE.head] = dice_cross_entropy(outputs[STROKE.head].float(), shares)
+            positive = float(self.recipe.losses.get("stroke_positive", 1.0))
+            losses[STROKE.head] = dice_cross_entropy(outputs[STROKE.head].float(), shares, positive)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _crop(
