@@ -74,8 +74,10 @@ class Heads(nn.Module):
         """`ViewHead.glance` of every head that has a view: raw outputs on the views' grids, without features."""
         return {name: view.glance(image) for name, view in self.views.items()}
 
-    def stream(self, features: Tensor, image: Tensor) -> dict[str, Tensor]:
-        """Compute every output as float32 from features of any type, a few X-rows at a time.
+    def stream(
+        self, features: Tensor, image: Tensor, only: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Compute every output (or ``only`` some) as float32 from features of any type, a few X-rows at a time.
 
         Heads read one voxel at a time (views are computed first), so nothing changes but the memory that copies
         would take.
@@ -84,9 +86,10 @@ class Heads(nn.Module):
         outputs = {
             name: features.new_empty(batch, count, size_x, *plane, dtype=torch.float32)
             for name, count in self.outputs.items()
+            if only is None or name in only
         }
         step = max(1, ROWS_BYTES // (4 * batch * channels * plane[0] * plane[1]))
-        maps = {name: view.maps(image.float()) for name, view in self.views.items()}
+        maps = {name: view.maps(image.float()) for name, view in self.views.items() if name in outputs}
         for first in range(0, size_x, step):
             rows = slice(first, first + step)
             here, seen = features[:, :, rows].float(), image[:, :, rows].float()

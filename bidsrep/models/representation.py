@@ -86,7 +86,7 @@ class RepresentationModel(Model):
         batch = self.as_batch(volume).to(features.device)
         head = self.network.head.to(features.device)
         with torch.no_grad():
-            raw = head.stream(features, batch)
+            raw = head.stream(features, batch, {task.head for task in wanted})
             return {task.name: task.predict(raw[task.head]) for task in wanted}
 
     @or_on_cpu

@@ -85,7 +85,7 @@ class FinetuneModule(PretrainModule):
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
         """Figures of one scan."""
         features = lean_features(self.network.backbone, batch["image"])
-        raw = self.network.head.stream(features, batch["image"])[self.task.head]
+        raw = self.network.head.stream(features, batch["image"], {self.task.head})[self.task.head]
         for name, value in figures(self.task, raw, batch).items():
             self.seen[name].append(value)
 
