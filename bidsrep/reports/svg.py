@@ -261,7 +261,7 @@ def _webp(picture: np.ndarray) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "webp", quality=QUALITY, method=4)
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "webp", quality=QUALITY, method=2)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

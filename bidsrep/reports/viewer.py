@@ -184,6 +184,6 @@ def _picture(data: np.ndarray, *, lossless: bool) -> str:
     if lossless:  # PNG of one channel is smaller than WebP of three
         Image.fromarray(joined).save(buffer, "png", optimize=True)
     else:
-        Image.fromarray(joined).save(buffer, "webp", quality=QUALITY, method=4)
+        Image.fromarray(joined).save(buffer, "webp", quality=QUALITY, method=2)
     kind = "png" if lossless else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
