@@ -1,6 +1,7 @@
 """What ``bidsrep`` does around the workflow: folders, environment, exit codes, speed of ``--help``."""
 
 import errno
+import io
 import logging
 import os
 import resource
@@ -207,3 +208,19 @@ class TestQuiet:
 
     def test_all_of_it_otherwise(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert len(self.said(capsys, quiet=False).splitlines()) == 3
+
+
+def test_messages_follow_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run in one process writes to the standard error of then; the first one's may be closed."""
+    logger = logging.getLogger("bidsrep")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)
+    first, second = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    command.set_up_logging(0)
+    logger.warning("one")
+    monkeypatch.setattr(sys, "stderr", second)
+    first.close()
+    logger.warning("two")
+    assert "two" in second.getvalue()
+    assert "Logging error" not in second.getvalue()

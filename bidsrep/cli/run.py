@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bidsrep.cli.environment import prepare_environment, prepare_folders
 from bidsrep.cli.parser import parse_settings
@@ -58,6 +59,18 @@ def guarded(command: str, action: Callable[[], int]) -> int:
         return _internal_error(command)
 
 
+class _StandardError(logging.StreamHandler):
+    """Writes to what standard error is now: who runs this twice in one process may have put another in its place."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        del value
+
+
 def set_up_logging(verbose: int, quiet: bool = False) -> None:
     """Send the messages of the ``bidsrep`` logger to standard error; more of them if `verbose`.
 
@@ -67,7 +80,7 @@ def set_up_logging(verbose: int, quiet: bool = False) -> None:
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StandardError()
         handler.name = "bidsrep"
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
