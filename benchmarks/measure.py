@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 GIB = 1024**3
@@ -118,15 +117,11 @@ def size_of(folder: Path) -> tuple[int, int]:
 
 def machine() -> dict:
     """Describe what the figures depend on; nothing that names the machine."""
+    from bidsrep.bids.software import package_versions
     from bidsrep.resources import available_cpus, available_memory_gb
     from bidsrep.workflows.machine import cpu_model
 
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
+    found = package_versions(PACKAGES)
     return {
         "processor": cpu_model(),
         "processors_allowed": available_cpus(),

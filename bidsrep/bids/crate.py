@@ -20,7 +20,7 @@ CRATE = "ro-crate-metadata.json"
 SPECIFICATION = "https://w3id.org/ro/crate/1.1"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 PROGRAM, ACTION = "#bidsrep", "#run"
-UNKNOWN_LICENSE = "#license"
+LICENSE = "#license"
 UNREADABLE_MSG = "{}: cannot be read, so the crate lacks what it says ({})."
 TABLE_TYPES = {".tsv": "text/tab-separated-values", ".parquet": "application/vnd.apache.parquet"}
 
@@ -123,10 +123,10 @@ def _license(description: Entity) -> Entity:
     """The dataset's licence; nobody has chosen one for derivatives until somebody writes it down."""
     chosen = description.get("License")
     if isinstance(chosen, str) and chosen:
-        return {"@id": UNKNOWN_LICENSE, "@type": "CreativeWork", "name": chosen}
+        return {"@id": LICENSE, "@type": "CreativeWork", "name": chosen}
     text = "None was stated. That of the source datasets may bear on what is made of them."
     return {
-        "@id": UNKNOWN_LICENSE,
+        "@id": LICENSE,
         "@type": "CreativeWork",
         "name": "Not stated",
         "description": text,

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -66,10 +67,10 @@ def image_digest() -> str | None:
     return found[0] if found else None
 
 
-def package_versions() -> dict[str, str]:
-    """Give the versions of the packages that compute the results."""
+def package_versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Give the versions of packages, by default of those that compute the results; what is not there is left out."""
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
