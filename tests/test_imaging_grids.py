@@ -6,9 +6,11 @@ import pytest
 from nibabel.affines import apply_affine, from_matvec
 from nibabel.eulerangles import euler2mat
 from nibabel.processing import resample_from_to
+from scipy import ndimage
 
 from bidsrep.imaging.grids import Grid, bounding_box, crop, reference_grid, to_ras, uncrop
 from bidsrep.imaging.resample import (
+    _interpolate,
     antialias_sigma,
     coverage,
     resample,
@@ -173,3 +175,25 @@ def test_labels_stay_labels_and_masks_stay_masks(scan):
     assert resample_mask(labels > 0, scan, grid).dtype == bool
     with pytest.raises(ValueError, match="float32"):
         resample_labels(labels.astype(np.int64) + 2**25, scan, grid)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("seed", range(8))
+def test_axis_by_axis_gives_what_the_general_way_gives(seed, order):
+    rng = np.random.default_rng(seed)
+    data = rng.random(tuple(rng.integers(1, 20, 3)), dtype=np.float32)
+    shape = tuple(int(n) for n in rng.integers(1, 20, 3))
+    voxels = np.eye(4)
+    voxels[:3, :3] = np.diag(rng.choice([-1, 1], 3) * rng.uniform(0.3, 3, 3))[rng.permutation(3)]
+    voxels[:3, 3] = rng.uniform(-3, 20, 3)
+    general = {"output_shape": shape, "output": np.float32, "order": order, "mode": "nearest"}
+    wanted = ndimage.affine_transform(data, voxels[:3, :3], voxels[:3, 3], **general)
+    np.testing.assert_allclose(_interpolate(data, shape, voxels, order), wanted, atol=1e-6)
+
+
+def test_a_grid_that_is_turned_by_rounding_errors_is_not_oblique_and_copies_values():
+    data = np.random.default_rng(0).random(SHAPE, dtype=np.float32)
+    voxels = np.eye(4) + 1e-12 * np.arange(16).reshape(4, 4) % 7e-12
+    voxels[:3, 3] = np.round(voxels[:3, 3])
+    voxels[0, 0] = voxels[1, 1] = voxels[2, 2] = 1
+    assert (_interpolate(data, SHAPE, voxels, 1) == data).all()

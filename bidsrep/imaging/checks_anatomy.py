@@ -47,14 +47,15 @@ class Atlas:
         """Make it of the maps that nilearn ships."""
         from nilearn import datasets
 
-        maps = [
-            Volume(load(resolution=1).get_fdata(), load(resolution=1).affine)
+        images = [
+            load(resolution=1)
             for load in (
                 datasets.load_mni152_gm_template,
                 datasets.load_mni152_wm_template,
                 datasets.load_mni152_brain_mask,
             )
         ]
+        maps = [Volume(image.get_fdata(dtype=np.float32), image.affine) for image in images]
         grid = reference_grid(maps[2], maps[2].data > 0, spacing=SPACING, margin=ROOM)
         grey, white, brain = (np.clip(resample(one, grid).data, 0, 1) for one in maps)
         return cls(np.rint(grey * 255) / 255, np.rint(white * 255) / 255, brain > 0.5, grid.affine)

@@ -62,6 +62,7 @@ def _tile(
     normal = AXES[cut.view][0]
     index = round(cut.position / cut.frame.spacing[normal]) - box[normal].start
     index = min(max(index, 0), inside.shape[normal] - 1)
-    colours = found.colour(features.take(index, axis=normal + 1))
-    colours[~inside.take(index, axis=normal)] = 0
+    # Views: `take` would first copy all features of a network that computes row by row.
+    colours = found.colour(np.moveaxis(features, normal + 1, 0)[index])
+    colours[~np.moveaxis(inside, normal, 0)[index]] = 0
     return colours[:, ::-1].transpose(1, 0, 2)
