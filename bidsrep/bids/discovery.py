@@ -127,33 +127,37 @@ def _subject_sessions(
 
 
 def make_session(
-    root: Path, subject: str, session: str | None, paths: Iterable[Path], filters: Iterable[ScanFilter]
+    root: Path, subject: str, session: str | None, places: Iterable[str], filters: Iterable[ScanFilter]
 ) -> Session:
-    """Sort the image files of one session into scans and problems."""
+    """Sort the image files of one session into scans and problems.
+
+    ``places`` are paths as text: in tens of thousands of sessions, a Path is made for what is kept alone.
+    """
     filters = tuple(filters)
     by_name: dict[tuple[str, ...], list[Scan]] = defaultdict(list)
     problems: list[ImageError] = []
-    for path in sorted(paths, key=os.fspath):
-        name = parse_name(path.name)
-        suffix = name.suffix if name else path.name.split(".")[0].rpartition("_")[2]
+    for place in sorted(places):
+        own = place.rpartition("/")[2]
+        name = parse_name(own)
+        suffix = name.suffix if name else own.split(".")[0].rpartition("_")[2]
         concerned = [scan_filter for scan_filter in filters if suffix in scan_filter.suffixes]
         if name is None:
             if concerned:
-                problems.append(ImageError(path, *BAD_NAME))
+                problems.append(ImageError(Path(place), *BAD_NAME))
             continue
         if not any(scan_filter.accepts(name) for scan_filter in concerned):
             continue
         if (name.entities.get("sub"), name.entities.get("ses")) != (subject, session):
-            problems.append(ImageError(path, *MISPLACED))
+            problems.append(ImageError(Path(place), *MISPLACED))
             continue
-        if len(path.name.encode(errors="surrogateescape")) > LONGEST:
-            problems.append(ImageError(path, *TOO_LONG))
+        if len(own.encode(errors="surrogateescape")) > LONGEST:
+            problems.append(ImageError(Path(place), *TOO_LONG))
             continue
-        if trouble := _unusable(path):
-            problems.append(ImageError(path, *trouble))
+        if trouble := _unusable(place):
+            problems.append(ImageError(Path(place), *trouble))
             continue
         kept = {key: name.entities[key] for key in KEPT if key in name.entities}
-        scan = Scan(path, subject, session, name.suffix, kept, root)
+        scan = Scan(Path(place), subject, session, name.suffix, kept, root)
         by_name[(scan.key,)].append(scan)
     for twins in by_name.values():
         if len(twins) > 1:
@@ -164,9 +168,8 @@ def make_session(
     return Session(subject, session, scans, tuple(problems))
 
 
-def _unusable(path: Path) -> tuple[str, str] | None:
+def _unusable(place: str) -> tuple[str, str] | None:
     """Tell what makes a file unusable before it is opened, and what to do about it."""
-    place = str(path)  # which a Path would put together for every call
     try:
         status = os.stat(place)
     except FileNotFoundError:
@@ -183,14 +186,14 @@ def _folders(path: Path | str) -> list[str]:
         return [entry.name for entry in entries if entry.is_dir()]
 
 
-def _anat_files(subject_dir: str, session: str | None) -> list[Path]:
+def _anat_files(subject_dir: str, session: str | None) -> list[str]:
     folder = f"{subject_dir}/anat" if session is None else f"{subject_dir}/ses-{session}/anat"
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
     wanted = [name for name in names if name.endswith(IMAGE_EXTENSIONS) and not name.startswith(".")]
-    return [Path(f"{folder}/{name}") for name in wanted]
+    return [f"{folder}/{name}" for name in wanted]
 
 
 def _open_database(settings: Settings) -> Any:
@@ -208,7 +211,7 @@ def _open_database(settings: Settings) -> Any:
         raise InputError(msg) from error
 
 
-def _database_files(layout: Any, subject: str, session: str | None) -> list[Path]:
+def _database_files(layout: Any, subject: str, session: str | None) -> list[str]:
     from bids.layout import Query
 
     found = layout.get(
@@ -218,4 +221,4 @@ def _database_files(layout: Any, subject: str, session: str | None) -> list[Path
         extension=list(IMAGE_EXTENSIONS),
         return_type="filename",
     )
-    return [Path(path) for path in found]
+    return [str(Path(path)) for path in found]
