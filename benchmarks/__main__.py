@@ -25,6 +25,7 @@ BENCHMARKS = {
     "session": session.table,
     "steps": session.steps_table,
     "scaling": scaling.table,
+    "many": scaling.many_table,
     "group": group.table,
 }
 NEED_DATA = ("preprocessing", "session", "steps")
@@ -68,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="turns of what is compared")
     add("--subjects", type=int, nargs="+", default=(1000, 10000), help="of the simulated datasets")
     add("--cohort", type=int, default=8, help="simulated subjects that are really processed")
+    add("--many", type=int, default=1000, help="simulated subjects in one long run")
     add("--processes", type=int, nargs="+", default=(1, 2))
     return made
 

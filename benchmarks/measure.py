@@ -41,12 +41,16 @@ class Table:
 
 @dataclass
 class Used:
-    """What a command took: seconds of the clock and of processors, and the greatest memory of all its processes."""
+    """What a command took: seconds of the clock and of processors, and the greatest memory of all its processes.
+
+    ``memory_gib`` is their memory at each of the looks, four a second.
+    """
 
     wall_s: float
     cpu_s: float
     peak_gib: float
     output: str = ""
+    memory_gib: list[float] = field(default_factory=list)
 
 
 def show(value) -> str:
@@ -64,11 +68,11 @@ def run(command: list[str]) -> Used:
     """
     start, before = time.perf_counter(), os.times()
     seen: dict[int, float] = {}
-    peak = 0
+    memory: list[int] = [0]
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
         while process.poll() is None:
-            peak = max(peak, look(process.pid, seen))
+            memory.append(look(process.pid, seen))
             time.sleep(INTERVAL_S)
         said.seek(0)
         output = said.read()
@@ -76,7 +80,8 @@ def run(command: list[str]) -> Used:
     waited = after.children_user + after.children_system - before.children_user - before.children_system
     if process.returncode:
         raise RuntimeError(f"{command}: exit code {process.returncode}\n{output}")
-    return Used(time.perf_counter() - start, max(waited, sum(seen.values())), peak / GIB, output)
+    wall, gib = time.perf_counter() - start, [size / GIB for size in memory]
+    return Used(wall, max(waited, sum(seen.values())), max(gib), output, gib)
 
 
 def look(session: int, seen: dict[int, float]) -> int:

@@ -32,3 +32,32 @@ def table(options, folder: Path) -> Table:
             made.rows.append([size, processes, used.wall_s, used.cpu_s, each, used.peak_gib])
             before = used.cpu_s
     return made
+
+
+def many_table(options, folder: Path) -> Table:
+    """Process many subjects in one run of one process: whether its memory grows."""
+    quarters = ("first", "second", "third", "last")
+    made = Table(
+        "many",
+        "Many subjects in one run",
+        [
+            "subjects",
+            "wall s",
+            "CPU s",
+            "CPU s per subject",
+            *(f"peak GiB, {name} quarter" for name in quarters),
+        ],
+        notes=[
+            "One T1w each, `--sloppy --resolution 4 --nprocs 1 --clean-workdir`; quarters of the run's time."
+        ],
+    )
+    root = write_brains(folder / "raw", options.many)
+    words = ("--nprocs", "1", "--clean-workdir", "-w", folder / "work")
+    used = run(bidsrep(root, folder / "out", "participant", *WORDS, *words))
+    pages = len(list((folder / "out").glob("sub-*.html")))
+    if pages != options.many:
+        raise RuntimeError(f"{pages} reports of {options.many} subjects\n{used.output}")
+    step = len(used.memory_gib) // len(quarters)
+    peaks = [max(used.memory_gib[at * step : (at + 1) * step]) for at in range(len(quarters))]
+    made.rows.append([options.many, used.wall_s, used.cpu_s, used.cpu_s / options.many, *peaks])
+    return made
