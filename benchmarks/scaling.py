@@ -28,7 +28,7 @@ def table(options, folder: Path) -> Table:
             place = folder / f"{processes}-{size}"
             words = ["--participant-label", *labels, "--nprocs", str(processes), "-w", place / "work"]
             used = run(bidsrep(root, place / "out", "participant", *WORDS, *words))
-            each = (used.cpu_s - before) / (size - sizes[0]) if before is not None else float("nan")
+            each = (used.cpu_s - before) / (size - sizes[0]) if before is not None else ""
             made.rows.append([size, processes, used.wall_s, used.cpu_s, each, used.peak_gib])
             before = used.cpu_s
     return made
