@@ -48,7 +48,13 @@ class ScanFilter:
         """Tell whether a scan of this name is wanted."""
         if name.suffix not in self.suffixes:
             return False
-        return all(_matches(key, name.entities.get(key), value) for key, value in self._wanted)
+        for key, value in self._wanted:
+            found = name.entities.get(key)
+            if found is None and isinstance(value, list) and NONE in value:
+                continue  # the usual case, asked of every scan of a dataset
+            if not _matches(key, found, value):
+                return False
+        return True
 
     @cached_property
     def _wanted(self) -> tuple[tuple[str, Any], ...]:
