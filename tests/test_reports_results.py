@@ -44,6 +44,14 @@ class TestSessions:
         (result,) = read_subject(run.out_dir, "01")
         assert [model.name for model in result.models] == ["pepsi"]
 
+    def test_bias_fields_are_found_in_their_own_folder(self, run):
+        run.session("01")
+        fmap = run.out_dir / "sub-01" / "fmap"
+        write(fmap / "sub-01_space-T1w_res-1mm_desc-pepsiFromFLAIR_RB1map.nii.gz", "")
+        (result,) = read_subject(run.out_dir, "01")
+        assert "bias field" in result.scans[1].outputs["pepsi"]
+        assert result.missing == ("pepsi: bias field from T1w",)
+
     def test_sessions_are_sorted_and_apart(self, run):
         for session in ("B", "A"):
             run.session("01", session)

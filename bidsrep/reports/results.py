@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from bidsrep.reports.crashes import Crash, crashes_of
 PREDICTED = re.compile(r"(?P<model>[0-9a-z+]+)(?P<kind>[A-Z][0-9a-zA-Z+]*?)?From(?P<suffix>[0-9a-zA-Z+]+)")
 OWN_CONTRAST = {"Denoised": "denoised", "Superres": "super-resolved"}
 """What is predicted of a scan in the scan's own contrast, so that it is one kind of output for all scans."""
+ROLES = {"dseg": "segmentation", "feat": "dense features", "RB1map": "bias field"}
+"""What files of some suffixes are called on pages."""
 BRAIN = "brain"
 IMAGES = (".nii.gz", ".nii")
 
@@ -122,7 +125,7 @@ def read_session(
     scans: dict[str, ScanResult] = {}
     models: dict[str, ModelUse] = {}
     metrics: list[Metric] = []
-    for path, name in named_files(folder):
+    for path, name in chain(named_files(folder), named_files(session_dir(out_dir, place, "fmap"))):
         desc = name.entities.get("desc", "")
         if desc == "preproc" and name.extension in IMAGES:
             scan = scans.setdefault(
@@ -208,8 +211,8 @@ def _add_prediction(
         role = {"probseg": f"{label} probability", "mask": f"{label} mask{native}"}.get(role, role)
     elif kind is not None:
         role = OWN_CONTRAST.get(kind, f"{role} {kind}")
-    elif role in ("dseg", "feat"):
-        role = {"dseg": "segmentation", "feat": "dense features"}[role]
+    else:
+        role = ROLES.get(role, role)
     roles = scan.outputs.setdefault(model, [])
     if role not in roles:
         roles.append(role)
