@@ -50,7 +50,7 @@ def test_jobs_and_group_runs_at_the_same_time(lab: Lab, reference: Reference, pl
 
     jobs = [job(number) for number in range(len(JOBS))]
     seen = [0]
-    while any(one.wait(0.05) is None for one in jobs):
+    while any(one.wait(0.5) is None for one in jobs):
         if (out / "dataset_description.json").is_file():
             assert group(out) in (ExitCode.OK, ExitCode.SOME_FAILED, ExitCode.USAGE)
             seen.append(read_all(out))
