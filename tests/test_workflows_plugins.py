@@ -1,5 +1,6 @@
 """The plugins: a killed worker ends its step, not the run, and one session is finished before the next."""
 
+import gc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from bidsrep.errors import ImageError
 from bidsrep.reports.crashes import crashes_of
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import configure_nipype, make_plugin
-from bidsrep.workflows.plugins import COMPLETE, Dependencies, LinearPlugin, MultiProcPlugin
+from bidsrep.workflows.plugins import COMPLETE, Dependencies, LinearPlugin, MultiProcPlugin, frozen
 
 
 def _kill_self(value: int) -> int:
@@ -157,3 +158,9 @@ def test_dependencies_are_counted_as_they_are_added_up():
             row[row.nonzero()] = 0
         assert np.array_equal(counted.sum(axis=0), plain.sum(axis=0))
     assert np.array_equal(counted.sum(axis=1), plain.sum(axis=1))
+
+
+def test_what_was_there_before_a_run_is_no_matter_for_the_garbage_collector():
+    with frozen():
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
