@@ -50,7 +50,9 @@ def block_mean(array: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
     means = array
     for axis, (size, f) in enumerate(zip(array.shape, factor, strict=True)):
         ways = [(slice(None),) * axis + (slice(at, size // f * f, f),) for at in range(f)]
-        total = means[ways[0]].astype(np.float32)  # planes added to planes: a fifth of the time of `mean`
+        total = means[ways[0]].astype(
+            np.float32
+        )  # planes added to planes: for cubes a quarter of the time of `mean`
         for way in ways[1:]:
             total += means[way]
         means = total / np.float32(f) if f > 1 else total
