@@ -8,8 +8,9 @@ import torch
 from bidsrep.errors import UsageError
 from bidsrep.models.network import Network
 from bidsrep.models.views import ViewHead, bands, class_shares
-from bidsrep.training.glances import glance_losses, share_loss, squared_share
-from bidsrep.training.run import freeze
+from bidsrep.training.glances import glance_losses, lesion_share_loss, share_loss, squared_share
+from bidsrep.training.recipe import Recipe, Stage
+from bidsrep.training.run import build_network, freeze
 
 HEADS = {"image": 1, "seg": 3, "superres": 1, "bias_field_log": 1}
 VIEWS = {
@@ -164,6 +165,70 @@ def test_super_resolution_that_does_nothing_has_lost_nothing(network: Network) -
     batch = {"image": torch.rand(1, 1, 16, 16, 16), "brain": torch.ones(1, 1, 16, 16, 16)}
     batch["target_superres"] = torch.rand(1, 1, 16, 16, 16)
     assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"].item() == pytest.approx(0)
+
+
+def shared() -> Network:
+    """Two heads that read one view."""
+    views = {"seg": VIEWS["seg"], "pathol": {"of": "seg", "hidden": 0}}
+    return Network({"seg": 3, "pathol": 1}, views=views, f_maps=8, num_levels=2)
+
+
+def test_heads_that_share_a_view_give_what_each_would_alone() -> None:
+    together, image = shared(), torch.rand(1, 1, 18, 18, 18)
+    apart = Network(
+        {"seg": 3, "pathol": 1},
+        views={"seg": VIEWS["seg"], "pathol": {**VIEWS["seg"], "hidden": 0}},
+        f_maps=8,
+        num_levels=2,
+    )
+    apart.load_state_dict(
+        together.state_dict()
+    )  # each has all of its tensors: heads can be taken out of a file
+    with torch.no_grad():
+        for name, raw in together.head.stream(together.backbone(image), image).items():
+            torch.testing.assert_close(raw, apart(image)[name], atol=2e-5, rtol=1e-4)
+
+
+def test_a_shared_view_sees_the_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = shared(), []
+    maps = ViewHead.maps
+    monkeypatch.setattr(ViewHead, "maps", lambda head, image: (seen.append(head), maps(head, image))[1])
+    network.head.glance(torch.rand(1, 1, 18, 18, 18))
+    assert len(seen) == 1
+
+
+def test_a_view_cannot_be_of_a_head_without_one() -> None:
+    with pytest.raises(ValueError, match="view of 'seg': no output before it has a view"):
+        Network({"seg": 3, "pathol": 1}, views={"pathol": {"of": "seg"}}, f_maps=8, num_levels=2)
+
+
+def test_lesion_loss_asks_for_an_empty_map_where_there_is_none() -> None:
+    empty = torch.zeros(1, 1, 4, 4, 4)
+    assert lesion_share_loss(empty - 10, empty) < 1e-3
+    spot = empty.clone()
+    spot[..., 0, 0, 0] = 1
+    assert lesion_share_loss(20 * spot - 10, spot) < 2e-3
+    missed, false = lesion_share_loss(empty - 10, spot), lesion_share_loss(20 * spot - 10, empty)
+    assert min(missed, false) > 1
+
+
+def test_lesions_start_rare_and_train_through_the_view() -> None:
+    recipe = Recipe(
+        "brainid",
+        "tiny",
+        {"f_maps": 8, "num_levels": 2, "heads": {"pathol": 1}, "views": {"pathol": VIEWS["seg"]}},
+        (Stage(1, (24, 24, 24)),),
+    )
+    network = build_network(recipe)
+    batch = {"image": torch.rand(1, 1, 24, 24, 24), "lesion": (torch.rand(1, 1, 24, 24, 24) > 0.9).float()}
+    assert network.head.glance(batch["image"])["pathol"].sigmoid().mean() < 0.05
+    losses = glance_losses(network.head, batch, {"glance": True})
+    assert set(losses) == {"pathol"}
+    losses["pathol"].backward()
+    assert (
+        network.head.views["pathol"].view.encoders[0].basic_module.SingleConv1.conv.weight.grad.abs().max()
+        > 0
+    )
 
 
 def test_frozen_parameters_and_a_prefix_that_fits_none(network: Network) -> None:

@@ -90,6 +90,21 @@ def test_lesions_of_a_label_map_darken_t1w_and_brighten_flair() -> None:
     assert subject.flair[inside].mean() > 1 + 0.8 * FLAIR_LESION
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lesion_of_a_label_map_is_painted_once(seed: int) -> None:
+    """What the sequence makes of it, not twice as far from white matter."""
+    still = GeneratorConfig(
+        deformation=STILL, lesion_probability=0, clinical=1, equations=1, clean_probability=1, rim_mm=0
+    )
+    source = label_source()
+    subject = deform_subject(source, torch.Generator(), SHAPE, 1.0, still, [])
+    image, contrast = sample_image(subject, source, torch.Generator().manual_seed(seed), 1.0, still)
+    inside = subject.labels == TISSUES.index("lesion")
+    assert contrast.lesion is not None
+    levels = image[inside].mean() / image[subject.labels == TISSUES.index("csf")].mean()
+    assert levels.item() == pytest.approx(contrast.lesion / contrast.means[0], rel=0.15)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_images_are_empty_outside_the_brain_and_scaled_inside(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

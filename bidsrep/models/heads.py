@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bidsrep.models.views import ViewHead
 
 ROWS_BYTES = 64 * 2**20
+NO_VIEW = "view of {!r}: no output before it has a view"
 
 
 class Heads(nn.Module):
@@ -26,7 +27,8 @@ class Heads(nn.Module):
         Outputs that read the input image after the features (the reference's ``DepHead``, for
         super-resolution and bias fields); the others are its ``IndepHead``.
     views
-        Outputs that are `ViewHead`s instead, and what these take.
+        Outputs that are `ViewHead`s instead, and what these take. ``{"of": name}`` reads the maps of another
+        output's view, instead of having one.
     """
 
     def __init__(
@@ -42,11 +44,27 @@ class Heads(nn.Module):
         self.views: dict[str, ViewHead] = {}  # a plain dict: registered below, under the heads' names
         for name, channels in outputs.items():
             if views and name in views:
-                self.views[name] = ViewHead(in_channels, channels, **views[name])
+                self.views[name] = self._view(in_channels, channels, dict(views[name]), views)
                 self.add_module(f"final_conv_{name}", self.views[name])
                 continue
             channels_in = in_channels + (name in self.with_image)
             self.add_module(f"final_conv_{name}", nn.Conv3d(channels_in, channels, kernel_size=1))
+
+    def _view(
+        self,
+        in_channels: int,
+        channels: int,
+        settings: dict[str, Any],
+        views: Mapping[str, Mapping[str, Any]],
+    ) -> ViewHead:
+        other = settings.pop("of", None)
+        if other is None:
+            return ViewHead(in_channels, channels, **settings)
+        if other not in self.views:
+            raise ValueError(NO_VIEW.format(other))
+        head = ViewHead(in_channels, channels, **{**views[other], **settings})
+        head.view = self.views[other].view
+        return head
 
     def forward(
         self, features: Tensor, image: Tensor | None = None, only: Collection[str] | None = None
@@ -70,9 +88,18 @@ class Heads(nn.Module):
             features = torch.cat([features, image], dim=1)
         return self.get_submodule(f"final_conv_{name}")(features)
 
-    def glance(self, image: Tensor) -> dict[str, Tensor]:
-        """`ViewHead.glance` of every head that has a view: raw outputs on the views' grids, without features."""
-        return {name: view.glance(image) for name, view in self.views.items()}
+    def glance(self, image: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """`ViewHead.glance` of heads that have a view: raw outputs on the views' grids, without features."""
+        maps = self._maps(image, self.views if only is None else only)
+        return {name: self.views[name].glance(image, maps[name]) for name in maps}
+
+    def _maps(self, image: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """`ViewHead.maps` of every view among ``names``; a view that several heads read sees the image once."""
+        seen: dict[nn.Module, Tensor] = {}
+        for name in names:
+            if (head := self.views.get(name)) and head.view not in seen:
+                seen[head.view] = head.maps(image)
+        return {name: seen[self.views[name].view] for name in names if name in self.views}
 
     def stream(
         self, features: Tensor, image: Tensor, only: Collection[str] | None = None
@@ -89,7 +116,7 @@ class Heads(nn.Module):
             if only is None or name in only
         }
         step = max(1, ROWS_BYTES // (4 * batch * channels * plane[0] * plane[1]))
-        maps = {name: view.maps(image.float()) for name, view in self.views.items() if name in outputs}
+        maps = self._maps(image.float(), outputs)
         for first in range(0, size_x, step):
             rows = slice(first, first + step)
             here, seen = features[:, :, rows].float(), image[:, :, rows].float()

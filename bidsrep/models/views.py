@@ -107,9 +107,12 @@ class ViewHead(nn.Module):
         spread = maps.square().mean((1, 2, 3, 4), keepdim=True).sqrt().clamp(min=1e-6)
         return torch.cat([maps / spread, *apart], dim=1)
 
-    def glance(self, image: Tensor) -> Tensor:
-        """The first summand alone, ``(B, channels, ceil(X / factor), ...)`` on the view's grid; needs no features."""
-        raw = self._mixed(self.maps(image))
+    def glance(self, image: Tensor, maps: Tensor | None = None) -> Tensor:
+        """The first summand alone, ``(B, channels, ceil(X / factor), ...)`` on the view's grid; needs no features.
+
+        ``maps`` are those of the image, where they are at hand.
+        """
+        raw = self._mixed(self.maps(image) if maps is None else maps)
         if self.residual:
             raw = raw + self.pooled(image)
         x, y, z = (-(-size // self.factor) for size in image.shape[2:])

@@ -58,6 +58,8 @@ def equation_contrast(
         inside = torch.tensor([tissue in BRAIN for tissue in tissues])
         of = torch.tensor([{"csf": 0, "gm": 1}.get(tissue, 2) for tissue in tissues])
         label_means = torch.where(inside, signal[3:], uniform(generator, len(tissues), 5, 225))
+        # Lesions of a label map start as white matter, like those that are drawn: they are added once, to both.
+        label_means[torch.tensor([tissue == "lesion" for tissue in tissues])] = wm
         label_stds = torch.where(inside, torch.tensor(stds)[of], 0.0)
         label_means[0] = 0.0
     return Contrast(

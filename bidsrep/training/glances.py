@@ -18,6 +18,8 @@ from bidsrep.models.views import class_shares
 from bidsrep.tasks.bias import bias_loss
 
 SMOOTH = 1e-5
+LESION = 0.3
+"""From this anomaly probability on (PEPSI, eq. 1), a voxel is lesion to a head that is asked where lesions are."""
 ERROR_FLOOR = 1e-4
 """Squared error of a hundredth of the intensity range, which noise alone may make."""
 
@@ -25,7 +27,7 @@ ERROR_FLOOR = 1e-4
 def glance_losses(
     heads: nn.Module, batch: Mapping[str, Tensor], weights: Mapping[str, Any]
 ) -> dict[str, Tensor]:
-    """Losses of the views of the segmentation, the bias field and super-resolution, by the head's name.
+    """Losses of the views of segmentation, lesions, bias field and super-resolution, by the head's name.
 
     Parameters
     ----------
@@ -34,19 +36,21 @@ def glance_losses(
     batch
         A mini-batch of `bidsrep.training.representation`.
     weights
-        The recipe's ``[losses]``: ``seg``, ``bias`` and ``superres``; ``heads`` as for the whole network.
+        The recipe's ``[losses]``: ``seg``, ``lesion``, ``bias`` and ``superres``; ``heads`` as for the whole network.
     """
     assert isinstance(heads, Heads)
     losses = {}
     image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
     only = weights.get("heads", heads.views)
-    for name, view in heads.views.items():
-        if name not in only or (name == "seg" and "classes" not in batch):
-            continue
-        raw = view.glance(image).float()
+    wanted = [name for name in heads.views if name in only and (name != "seg" or "classes" in batch)]
+    for name, glanced in heads.glance(image, wanted).items():
+        view, raw = heads.views[name], glanced.float()
         if name == "seg":
             shares = class_shares(batch["classes"], view.channels, view.factor)
             losses[name] = float(weights.get("seg", 1.0)) * share_loss(raw, shares)
+        elif name == "pathol":
+            lesion = _means((batch["lesion"] > LESION).float(), view.factor)
+            losses[name] = float(weights.get("lesion", 1.0)) * lesion_share_loss(raw, lesion)
         elif name == "bias_field_log":
             field, brain = (_means(batch[key], view.factor) for key in ("log_bias", "brain"))
             losses[name] = float(weights.get("bias", 1.0)) * bias_loss(raw, field, (brain > 0.5).float())
@@ -84,6 +88,27 @@ def share_loss(raw: Tensor, shares: Tensor) -> Tensor:
     )
     cross_entropy = -(shares * log_probability).sum() / known.sum().clamp(min=1)
     return cross_entropy + (1 - dice)[sizes > 0].mean()
+
+
+def lesion_share_loss(raw: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy, times ten, plus one minus the soft Dice overlap where there is a lesion.
+
+    No voxel weighs more than another: probabilities stay those of the generated images, and a brain without lesions
+    asks for an empty map. Dice alone would not punish what is found in it.
+
+    Parameters
+    ----------
+    raw
+        Raw outputs ``(B, 1, X, Y, Z)``.
+    share
+        Share of lesion in a voxel, of the same shape.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(raw, share)
+    axes = (1, 2, 3, 4)
+    probability, sizes = raw.sigmoid(), share.sum(axes)
+    sums = probability.square().sum(axes) + share.square().sum(axes)
+    dice = (2 * (probability * share).sum(axes) + SMOOTH) / (sums + SMOOTH)
+    return 10 * cross_entropy + ((1 - dice) * (sizes > 0)).mean()
 
 
 def squared_share(raw: Tensor, image: Tensor, clean: Tensor, brain: Tensor) -> Tensor:

@@ -42,7 +42,17 @@ def build_network(recipe: Recipe) -> nn.Module:
     head = network.head.get_submodule("final_conv_superres") if "superres" in heads else None
     if isinstance(head, nn.Conv3d) and "superres" in network.head.with_image:
         start_as_input(head)
+    if "pathol" in network.head.views:
+        start_without_lesions(network.head.views["pathol"])
     return network
+
+
+def start_without_lesions(view: ViewHead) -> None:
+    """Let an untrained view of lesions start at their share of a brain, about half a percent.
+
+    Its bias moves by the learning rate a step; from even odds, a short run would spend itself on getting there.
+    """
+    nn.init.constant_(torch.as_tensor(view.coarse.bias), -5.0)
 
 
 def start_as_input(convolution: nn.Module) -> None:
