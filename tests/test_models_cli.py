@@ -111,7 +111,20 @@ def server(tmp_path):
     class Handler(SimpleHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
-            super().do_GET()
+            cut, ranges = (folder / "cut", folder / "ranges")
+            if not ranges.exists() and not cut.exists():
+                return super().do_GET()
+            content = (folder / self.path[1:]).read_bytes()
+            first = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            if first >= len(content):
+                self.send_error(416)
+                return None
+            asked.append(first)
+            self.send_response(206 if first else 200)
+            self.send_header("Content-Length", str(len(content) - first))
+            self.end_headers()
+            self.wfile.write(content[first : int(cut.read_text()) if cut.exists() else None])
+            return None
 
         def log_message(self, *_):
             pass
@@ -150,6 +163,40 @@ def test_fetch_throws_another_file_away(checkpoint, models_dir, server, monkeypa
     assert main(["fetch", "some"]) == 69
     assert "SHA-256" in capsys.readouterr().err
     assert not [path for path in models_dir.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("by", ["ranges", "anew"])
+def test_fetch_goes_on_where_a_download_was_cut(by, checkpoint, models_dir, server, monkeypatch, capsys):
+    folder, url, asked = server
+    content = checkpoint.read_bytes()
+    (folder / "f.pth").write_bytes(content)
+    (folder / "cut").write_text("20000")
+    known(monkeypatch, url, content)
+    assert main(["fetch", "some"]) == 69
+    assert "goes on from there" in capsys.readouterr().err
+    assert not list(models_dir.glob("*.safetensors"))
+    (folder / "cut").unlink()
+    if by == "ranges":
+        (folder / "ranges").touch()
+    assert main(["fetch", "some"]) == 0
+    assert asked == ["/f.pth", 0, "/f.pth", *([16384] if by == "ranges" else [])]
+    assert main(["verify", "some"]) == 0
+    assert [path.name for path in (models_dir / "downloads").iterdir()] == ["f.pth"]
+
+
+def test_a_part_that_is_not_of_the_file_does_not_stay(checkpoint, models_dir, server, monkeypatch, capsys):
+    folder, url, _ = server
+    content = checkpoint.read_bytes()
+    (folder / "f.pth").write_bytes(content)
+    (folder / "ranges").touch()
+    known(monkeypatch, url, content)
+    part = models_dir / "downloads" / f"f.pth.{hashlib.sha256(content).hexdigest()[:8]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x" * 1000)
+    assert main(["fetch", "some"]) == 69, "the hash differs"
+    assert not part.exists()
+    part.write_bytes(content + b"x")
+    assert main(["fetch", "some"]) == 0
 
 
 @pytest.mark.parametrize("missing", ["file", "server"])
