@@ -1,7 +1,7 @@
 # `make demo` and `make test` need only Python (3.11 to 3.13) and make; everything goes to $(VENV).
 #
 #   make demo    install, make a small cohort of synthetic heads, process it, say where the reports are
-#   make test    install with the test tools, run the tests
+#   make test    install with the test tools, run the tests (TEST_PROCESSES=0 runs them in one process)
 #   make lint    style and types
 #   make docs    build the documentation into docs/_build/html
 #   make clean   remove what the targets above made
@@ -15,6 +15,7 @@ DEMO ?= demo
 MODELS ?= pepsi brainid
 PIP_OPTIONS ?=
 PYTEST_OPTIONS ?=
+TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_OPTIONS) -c constraints.txt
@@ -31,7 +32,7 @@ demo: $(RUNTIME)
 	@ls -d $(CURDIR)/$(DEMO)/derivatives/*.html
 
 test: $(TOOLS)
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

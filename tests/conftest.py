@@ -13,6 +13,9 @@ from fake_slurm import FakeSlurm
 
 MakeBids = Callable[..., Path]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes beside each other leave each other the processors
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def write_image(path: Path, shape: tuple[int, ...] = (4, 5, 6), zooms: tuple[float, ...] = (1, 1, 1)) -> Path:
     """Write a small image with made-up intensities; the same name always gets the same ones."""

@@ -95,6 +95,13 @@ def test_accumulating_two_is_what_two_processes_see() -> None:
     assert sorted(ranks[0] + ranks[1]) == alone
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_draw_what_one_process_would(workers: int) -> None:
+    stream = GeneratedExamples(Numbers(), 3, stride=2, offset=1, accumulate=2)
+    ahead = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=workers)
+    assert [tuple(example) for example in first(ahead, 7)] == first(stream, 7)
+
+
 def test_accumulated_gradients_are_those_of_the_larger_batch(data: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, stages=(Stage(1, SHAPE, 1.0),), accumulate=2)
     (found,) = gradients_of_steps(recipe, data, tmp_path)

@@ -178,6 +178,7 @@ def _runtime(options: argparse.Namespace) -> Runtime:
         progress=sys.stderr.isatty(),
         max_minutes=options.max_minutes,
         tensorboard=options.tensorboard,
+        workers=getattr(options, "workers", 0),
     )
 
 
@@ -224,6 +225,12 @@ def _add_prepare(command: argparse.ArgumentParser) -> None:
 
 def _add_pretrain(command: argparse.ArgumentParser) -> None:
     command.add_argument("--initial", help="weights to start from: a safetensors file, or an id")
+    command.add_argument(
+        "--workers",
+        type=types.count,
+        default=0,
+        help="processes that draw examples ahead while the network trains; the same examples in the same order",
+    )
     _add_runtime(command)
 
 

@@ -48,20 +48,24 @@ class GeneratedExamples(torch.utils.data.IterableDataset[dict[str, Tensor]]):
         self.stride, self.offset, self.accumulate = stride, offset, accumulate
 
     def __iter__(self) -> Any:
-        """Yield examples from step ``first`` on."""
-        number = self.first * self.accumulate
+        """Yield examples from step ``first`` on; of a loader's workers, each every so many."""
+        worker = torch.utils.data.get_worker_info()
+        number = self.first * self.accumulate + (worker.id if worker else 0)
         while True:
             yield self.objective.sample(number * self.stride + self.offset, number // self.accumulate)
-            number += 1
+            number += worker.num_workers if worker else 1
 
 
 class PretrainModule(pl.LightningModule):
-    """Trains ``network`` on an `Objective` under a `Recipe`; one mini-batch per training step."""
+    """Trains ``network`` on an `Objective` under a `Recipe`; one mini-batch per training step.
 
-    def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe) -> None:
+    ``workers`` processes draw examples ahead, in the order in which one would.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe, workers: int = 0) -> None:
         super().__init__()
         self.network = channels_last(network)
-        self.objective, self.recipe = objective, recipe
+        self.objective, self.recipe, self.workers = objective, recipe, workers
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         """Loss of one mini-batch; every named loss is logged."""
@@ -78,7 +82,7 @@ class PretrainModule(pl.LightningModule):
             self.trainer.global_rank,
             self.recipe.accumulate,
         )
-        return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=0)
+        return torch.utils.data.DataLoader(stream, batch_size=None, num_workers=self.workers)
 
     def configure_optimizers(self) -> Any:
         """AdamW and the per-step learning-rate schedule."""

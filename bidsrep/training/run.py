@@ -164,7 +164,8 @@ def pretrain(
         objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)
     if "gains" in recipe.losses and not (out / LAST).exists():
         start_gains(network, recipe, data)
-    return fit(PretrainModule(network, objective, recipe), make_trainer(recipe, out, runtime), out)
+    module = PretrainModule(network, objective, recipe, runtime.workers)
+    return fit(module, make_trainer(recipe, out, runtime), out)
 
 
 def fit(module: PretrainModule, trainer: pl.Trainer, out: Path) -> Path:

@@ -32,7 +32,8 @@ class Runtime:
     """Where and how long a run computes; nothing here changes what it computes, but for ``devices``.
 
     ``devices`` and ``nodes`` are the processes per node and the nodes (None: all GPUs, or one processor;
-    and what Slurm's ``srun`` started), ``max_minutes`` a time after which a run stops with a checkpoint.
+    and what Slurm's ``srun`` started), ``max_minutes`` a time after which a run stops with a checkpoint,
+    ``workers`` the processes that draw examples ahead (of each process that trains).
     """
 
     device: str = "auto"
@@ -41,6 +42,7 @@ class Runtime:
     progress: bool = True
     max_minutes: float | None = None
     tensorboard: bool = True
+    workers: int = 0
 
 
 class StepCheckpoint(ModelCheckpoint):
