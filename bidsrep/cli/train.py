@@ -128,8 +128,10 @@ def export(options: argparse.Namespace) -> int:
     """Write weights and card of a training run."""
     from bidsrep.training.export import export_weights
 
-    recipe = _recipe(options)
     training = {"data": options.data_description} if options.data_description else {}
+    if options.onto:
+        return _export_onto(options, training)
+    recipe = _recipe(options)
     weights, card = export_weights(
         options.checkpoint,
         recipe,
@@ -138,6 +140,20 @@ def export(options: argparse.Namespace) -> int:
         training=training,
         average_with=options.average_with,
     )
+    print(f"{weights}\n{card}")
+    return 0
+
+
+def _export_onto(options: argparse.Namespace, training: dict[str, str]) -> int:
+    from bidsrep.models.library import find_weights
+    from bidsrep.training.graft import export_onto
+
+    if not options.heads:
+        raise UsageError("--onto needs --heads: which heads of the run are taken.")
+    recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
+    base = find_weights(options.model, options.onto)
+    settings = {"edition": options.edition, "training": training}
+    weights, card = export_onto(options.checkpoint, recipe, base, options.heads, options.out, **settings)
     print(f"{weights}\n{card}")
     return 0
 
@@ -297,6 +313,11 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         type=types.existing_file,
         help="weights to average with, such as those the run began with",
     )
+    command.add_argument(
+        "--onto",
+        help="weights of MODEL (a file, or an id) that get some heads of the run, which may be another model's",
+    )
+    command.add_argument("--heads", nargs="+", help="with --onto: the heads that are taken; they have views")
     command.add_argument("--edition", default="1", help="goes into the weights' id")
     command.add_argument("--data-description", help="what the card says the weights were trained on")
 

@@ -1,0 +1,114 @@
+"""Put heads of a training run onto other weights: the heads that have a view read the image, no backbone's features."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bidsrep.errors import UsageError
+from bidsrep.models.registry import model_class
+from bidsrep.models.weights import card_path, load_strictly, read_weights, write_weights
+from bidsrep.training.recipe import Recipe
+from bidsrep.training.run import network_state, steps_taken
+
+NO_VIEW = "--heads {}: not a head of the run {} that has a view; it has {}"
+READS_FEATURES = (
+    "--heads {}: it reads the features of the backbone it was trained on, and cannot be put onto another"
+)
+NOT_OF_MODEL = "--heads {}: {} has no such head"
+HEAD = "head.final_conv_{}."
+
+
+def export_onto(
+    checkpoint: Path,
+    recipe: Recipe,
+    base: Path,
+    heads: Collection[str],
+    out: Path,
+    *,
+    edition: str,
+    training: Mapping[str, Any],
+) -> tuple[Path, Path]:
+    """Write ``base`` with some heads of a run instead of, or beside, its own; the rest stays bit for bit.
+
+    The heads are stored in half precision. The base's card is kept, figures included, where it does not speak of the
+    weights as a whole; figures of heads that are replaced have to be measured anew.
+
+    Parameters
+    ----------
+    checkpoint, recipe
+        The run, and what it followed; it may be of another model.
+    base
+        Weights to start from.
+    heads
+        Names of heads with views.
+    out
+        Folder to write to.
+    edition
+        Goes into the weights' id.
+    training
+        What the card says of the run besides.
+
+    Raises
+    ------
+    UsageError
+        If a head has no view of its own, reads features, or the base's model has no use for it.
+    WeightsError
+        If the result does not make a whole network.
+    """
+    state, card = read_weights(base)
+    model = model_class(card["weights"]["model"])
+    trained = network_state(checkpoint)
+    views = resolved_views(recipe.architecture.get("views", {}))
+    architecture = dict(card["architecture"])
+    known = {task.head for task in model.tasks}
+    for head in heads:
+        if head not in views:
+            raise UsageError(NO_VIEW.format(head, recipe.name, ", ".join(views) or "none"))
+        if views[head].get("hidden"):
+            raise UsageError(READS_FEATURES.format(head))
+        if head not in known:
+            raise UsageError(NOT_OF_MODEL.format(head, card["weights"]["model"]))
+        prefix = HEAD.format(head)
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        state |= {key: value.half() for key, value in trained.items() if key.startswith(prefix)}
+        architecture["heads"] = {**dict(architecture["heads"]), head: recipe.architecture["heads"][head]}
+        architecture["views"] = {**architecture.get("views", {}), head: views[head]}
+        if head in architecture.get("with_image", ()):
+            architecture["with_image"] = [name for name in architecture["with_image"] if name != head]
+    if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
+        raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
+    whole: Mapping[str, Tensor] = state
+    load_strictly(model.build(architecture), whole, checkpoint)
+    start = card["weights"]
+    record = {
+        "recipe": recipe.name,
+        "iterations": steps_taken(checkpoint),
+        "seed": recipe.seed,
+        "held_out": list(recipe.held_out),
+        "initial": f"{start['id']} (all but {', '.join(sorted(heads))})",
+        "initial_sha256": start["sha256"],
+        **training,
+    }
+    card = {
+        **card,
+        "weights": {**start, "id": f"bidsrep-{start['model']}-{edition}"},
+        "architecture": architecture,
+        "training": {**card.get("training", {}), **record},
+    }
+    weights = write_weights(out / f"{start['model']}.safetensors", state, card)
+    return weights, card_path(weights)
+
+
+def resolved_views(views: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Settings of every view, where one is ``of`` another those of both."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, settings in views.items():
+        own = dict(settings)
+        other = own.pop("of", None)
+        found[name] = {**found[other], **own} if other else own
+    return found
