@@ -43,6 +43,7 @@ class Lab:
         monkeypatch.setenv("FAILS", "no such label")
         monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
         monkeypatch.delenv("BIDSREP_MODELS_DIR", raising=False)
+        monkeypatch.setenv("XDG_DATA_HOME", str(root / "home"))
         monkeypatch.chdir(root)
 
     def write(self, *options: str, levels: tuple[str, ...] = ("participant", "group")) -> int:
@@ -163,6 +164,8 @@ def test_a_container_sees_its_inputs_only(lab: Lab) -> None:
     masks, weights = lab.root / "masks", lab.root / "mine.safetensors"
     masks.mkdir()
     weights.write_bytes(b"")
+    card = weights.with_suffix(".toml")
+    card.write_bytes(b"")
     (lab.root / "image.sif").write_bytes(b"image")
     lab.write(
         "--image", "image.sif", "-d", f"m={masks}", "--weights", f"pepsi={weights}", "--sbatch", "gres=gpu:1"
@@ -176,6 +179,7 @@ def test_a_container_sees_its_inputs_only(lab: Lab) -> None:
     assert binds == {
         f"{lab.bids}:/data:ro", f"{lab.out}:/out:rw", f"{lab.scripts}:/scripts:ro", f"{place}:/work",
         f"{masks}:/mnt/derivatives-m:ro", f"{weights}:/mnt/weights-pepsi/mine.safetensors:ro",
+        f"{card}:/mnt/weights-pepsi/mine.toml:ro",
     }  # fmt: skip
     assert call[at + 1 : at + 4] == ["/data", "/out", "participant"]
     assert (
@@ -185,6 +189,15 @@ def test_a_container_sees_its_inputs_only(lab: Lab) -> None:
     assert settings.derivatives == {"m": Path("/mnt/derivatives-m")}
     assert str(lab.root) not in (lab.scripts / "bidsrep.toml").read_text()
     assert "gres" not in lab.directives("group.sh")
+
+
+def test_a_container_sees_the_folder_of_added_weights(lab: Lab) -> None:
+    added = lab.root / "home" / "bidsrep" / "models"
+    added.mkdir(parents=True)
+    (lab.root / "image.sif").write_bytes(b"image")
+    lab.write("--image", "image.sif")
+    assert f"--bind {added}:/mnt/models_dir:ro" in lab.script()
+    assert Settings.from_toml(lab.scripts / "bidsrep.toml").models_dir == Path("/mnt/models_dir")
 
 
 def test_a_path_that_cannot_be_bound_is_refused(lab: Lab, make_bids: MakeBids, capsys) -> None:

@@ -35,6 +35,12 @@ class Inside:
             binds[place] = path
             return place
 
+        def move_weights(name: str, path: Path) -> Path:
+            card = path.with_suffix(".toml")
+            if card.is_file():
+                move(name, card)
+            return move(name, path)
+
         def moved(name: str) -> Path | None:
             path: Path | None = getattr(settings, name)
             return None if path is None else move(name, path)
@@ -46,7 +52,7 @@ class Inside:
             work_dir=WORK,
             derivatives={n: move(f"derivatives-{n}", path) for n, path in settings.derivatives.items()},
             weights={
-                n: str(move(f"weights-{n}", Path(value))) if Path(value).is_file() else value
+                n: str(move_weights(f"weights-{n}", Path(value))) if Path(value).is_file() else value
                 for n, value in settings.weights.items()
             },
             bids_filter_file=moved("bids_filter_file"),

@@ -1,7 +1,6 @@
 """``bidsrep-slurm``: write, and if wanted submit, a job array that runs ``bidsrep`` for a whole cohort."""
 
 import argparse
-import os
 import re
 import shlex
 import sys
@@ -19,7 +18,8 @@ from bidsrep.cli import types
 from bidsrep.cli.parser import build_parser as bidsrep_parser
 from bidsrep.cli.parser import normalise_spelling, settings_of
 from bidsrep.cli.run import guarded, set_up_logging
-from bidsrep.errors import ExitCode, UsageError
+from bidsrep.errors import ExitCode, UsageError, WeightsError
+from bidsrep.models.library import models_dir
 from bidsrep.settings import Settings, option_of
 from bidsrep.workflows.ledger import is_complete
 from bidsrep.workflows.slurm import queued_jobs, submit
@@ -211,12 +211,20 @@ def _settings(given: Mapping[str, Any]) -> Settings:
     for name in ("reports_only", "boilerplate_only", "use_plugin"):
         if getattr(settings, name):
             raise UsageError(ONE_RUN_MSG.format(option_of(name)))
-    models_dir = settings.models_dir or os.environ.get("BIDSREP_MODELS_DIR")
     return replace(
         settings,
         work_dir=types.path(str(settings.work_dir)),
-        models_dir=types.path(str(models_dir)) if models_dir else None,
+        models_dir=_models_dir(settings.models_dir),
     )
+
+
+def _models_dir(given: Path | None) -> Path | None:
+    """Find the user's folder of weights, which a job, or a container, would look for elsewhere or not at all."""
+    try:
+        folder = models_dir(given)
+    except WeightsError:
+        return None
+    return types.path(str(folder)) if given or folder.is_dir() else None
 
 
 def _done(session: Session, settings: Settings) -> bool:
