@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bidsrep.cli.train import main
+from bidsrep.errors import UsageError
 from bidsrep.training.module import GeneratedExamples, PretrainModule
 from bidsrep.training.recipe import Optimiser, Recipe, Stage
 from bidsrep.training.run import build_network, build_objective, fit, network_state, pretrain
@@ -170,6 +171,17 @@ def test_nodes_are_those_of_the_slurm_step(monkeypatch: pytest.MonkeyPatch) -> N
     assert node_count(Runtime(nodes=2)) == 2
     assert device_count(Runtime(device="cpu")) == 1
     assert device_count(Runtime(device="cpu", devices=4)) == 4
+
+
+def test_a_job_of_many_tasks_is_told_what_to_ask_slurm_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "mine", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    for name, value in {**job, "SLURM_NODEID": "0", "SLURM_JOB_ID": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
+    with pytest.raises(UsageError, match="--ntasks-per-node=2"):
+        make_trainer(RECIPE, tmp_path, Runtime(device="cpu", devices=2))
 
 
 def test_recipe_names_the_weights_it_starts_from(data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from bidsrep.errors import UsageError
 from bidsrep.models.device import resolve_device, trains_in_bf16
 from bidsrep.training.memory import keep_freed_memory
 from bidsrep.training.recipe import Recipe
@@ -111,7 +112,12 @@ def make_trainer(
         "log_every_n_steps": max(1, min(LOG_EVERY, recipe.iterations // 10)),
         "use_distributed_sampler": False,
     }
-    return pl.Trainer(default_root_dir=out, **{**settings, **options})
+    try:
+        return pl.Trainer(default_root_dir=out, **{**settings, **options})
+    except (RuntimeError, ValueError) as error:
+        if "SLURM" not in str(error):
+            raise
+        raise UsageError(f"The Slurm job does not fit the training: {error}") from error
 
 
 def device_count(runtime: Runtime) -> int:
