@@ -1,7 +1,7 @@
 """Fine-tune a representation network on a user's labelled BIDS dataset (``bidsrep-train finetune``).
 
 The whole network is trained, as in both papers: the backbone from its pre-trained weights, the task's head
-from random ones where the weights have none.
+from random ones where the weights have none. A head with a view of the image is trained alone.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ from bidsrep.training.labelled_objective import FIGURES, LabelledObjective, Whol
 from bidsrep.training.labelled_scans import Example, prepare_examples
 from bidsrep.training.module import PretrainModule
 from bidsrep.training.recipe import Recipe, Stage
-from bidsrep.training.run import build_network, fit, network_state
+from bidsrep.training.run import build_network, fit, freeze, network_state
 from bidsrep.training.splits import read_or_write_splits
 from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
 LOGGER = logging.getLogger("bidsrep.training")
 BEST = "best.ckpt"
+WHOLE_BRAIN = (144, 176, 144)
+"""Voxels of 1 mm that most brains fit into, and that the views' levels halve evenly."""
 
 NO_SUCH_TASK = "--task {}: {} cannot be fine-tuned for it; it can for {}."
 OTHER_RUN = "{}: this folder holds a run of another {} ({}, not {}). Give another folder with --out."
@@ -133,7 +135,9 @@ def finetune(
     recipe = replace(
         recipe, model=model, architecture=tuned_architecture(card["architecture"], wanted, recipe)
     )
+    recipe = for_view(recipe, wanted)
     network, teacher = start_network(recipe, wanted, state)
+    freeze(network, recipe.frozen)
     objective = LabelledObjective(train, wanted, recipe, teacher)
     module = FinetuneModule(network, objective, recipe, held_out)
     trainer = _trainer(recipe, wanted, out, runtime, validated=bool(held_out))
@@ -219,6 +223,24 @@ def tuned_architecture(architecture: dict[str, Any], task: Task, recipe: Recipe)
     return {**tuned, "with_image": with_image} if with_image or "with_image" in architecture else tuned
 
 
+def for_view(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe for a head that has a view of the image and reads no features: the view learns alone, on whole brains.
+
+    It was trained on whole brains, by whose statistics its layers normalise, and no other head depends on it: there
+    is nothing to keep.
+    """
+    view = recipe.architecture.get("views", {}).get(task.head)
+    if view is None or view.get("hidden"):
+        return recipe
+    others = (f"head.final_conv_{name}." for name in recipe.architecture["heads"] if name != task.head)
+    return replace(
+        recipe,
+        stages=(Stage(recipe.iterations, WHOLE_BRAIN),),
+        losses={**recipe.losses, "glance": True, "keep": 0.0},
+        frozen=("backbone.", *others),
+    )
+
+
 def start_network(recipe: Recipe, task: Task, state: dict[str, Tensor]) -> tuple[Network, Network | None]:
     """The network to train, and a frozen copy of it where other heads are to be kept.
 
@@ -238,7 +260,7 @@ def start_network(recipe: Recipe, task: Task, state: dict[str, Tensor]) -> tuple
         if key in wanted and (key not in random or value.shape == random[key].shape)
     }
     load_strictly(network, {**random, **given}, "the initial weights")
-    others = set(recipe.architecture["heads"]) - {task.head}
+    others = set(recipe.architecture["heads"]) - {task.head} if recipe.losses.get("keep") else set()
     teacher = copy.deepcopy(network).eval().requires_grad_(False) if others else None
     return network, teacher
 

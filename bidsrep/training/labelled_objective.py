@@ -24,6 +24,7 @@ from bidsrep.synth.random import coin, integer, uniform
 from bidsrep.tasks.bias import bias_loss
 from bidsrep.tasks.segmentation import IGNORED, mirror_classes, segmentation_loss, to_classes
 from bidsrep.tasks.task import Task
+from bidsrep.training.glances import glance_losses
 from bidsrep.training.labelled_scans import Example
 from bidsrep.training.losses import lesion_loss, reconstruction
 from bidsrep.training.recipe import Recipe
@@ -32,6 +33,10 @@ from bidsrep.training.representation import generator_config
 PAINTED_TOP = 200.0  # the scale on which the generator's noise is given
 FIGURES = {"lesion": ("dice", "max"), "seg": ("dice", "max"), "T1w": ("mae", "min"), "FLAIR": ("mae", "min")}
 """Per task the figure that tells the best network, and whether more or less of it is better."""
+
+
+LABEL_OF_GLANCE = {"lesion": "lesion", "seg": "classes"}
+"""What `bidsrep.training.glances` calls the labels of the tasks whose heads can have a view."""
 
 
 class LabelledObjective:
@@ -47,7 +52,8 @@ class LabelledObjective:
         What is learned; its head must be in the network.
     recipe
         Crops, augmentation, and in ``[losses]``: ``positive_share`` of the crops that are centred near a
-        lesion, and ``keep``, the weight of what the other heads should go on saying.
+        lesion, ``keep``, the weight of what the other heads should go on saying, and ``glance``, which trains
+        the task's view alone.
     teacher
         The network as it was, frozen: the other heads' targets (learning without forgetting, Li and
         Hoiem, ECCV 2016). Without it they have no loss.
@@ -110,6 +116,10 @@ class LabelledObjective:
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         """Named losses of one mini-batch; ``loss`` is their sum."""
+        if self.recipe.losses.get("glance"):
+            known = {"image": batch["image"], LABEL_OF_GLANCE[self.task.name]: batch["label"]}
+            losses = glance_losses(network.get_submodule("head"), known, {"heads": [self.task.head]})
+            return {"loss": torch.stack(list(losses.values())).sum(), **losses}
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         outputs = {name: value.float() for name, value in network(image).items()}
         losses = {self.task.name: task_loss(self.task.name, outputs[self.task.head], batch)}
