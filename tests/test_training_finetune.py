@@ -17,7 +17,7 @@ from bidsrep.models.network import Network
 from bidsrep.models.registry import load_model
 from bidsrep.models.weights import write_weights
 from bidsrep.tasks.lesion import LESION
-from bidsrep.training.finetune import WHOLE_BRAIN, for_view, scaled
+from bidsrep.training.finetune import MOST_OF_A_BRAIN, WHOLE_BRAIN, for_view, scaled
 from bidsrep.training.recipe import read_recipe
 
 SIDE = 36
@@ -141,9 +141,15 @@ def test_the_same_command_goes_on_and_another_start_is_refused(
     assert "another start" in capsys.readouterr().err
 
 
-def test_a_view_learns_alone(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bidsrep.training.finetune.WHOLE_BRAIN", (32, 32, 32))
-    start = start_weights(tmp_path, views={"pathol": {"factor": 2, "f_maps": 8, "num_levels": 2}})
+@pytest.mark.parametrize("hidden", [0, 2])
+def test_a_view_learns_alone(
+    hidden: int, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WHOLE_BRAIN", "MOST_OF_A_BRAIN"):
+        monkeypatch.setattr(f"bidsrep.training.finetune.{name}", (32, 32, 32))
+    start = start_weights(
+        tmp_path, views={"pathol": {"factor": 2, "f_maps": 8, "num_levels": 2, "hidden": hidden}}
+    )
     assert finetune(cohort, tmp_path / "run", start, "--participant-label", "1", iterations=45) == 0
     before, after = load_file(start), load_file(tmp_path / "run" / "pepsi.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -152,16 +158,17 @@ def test_a_view_learns_alone(cohort: Path, tmp_path: Path, monkeypatch: pytest.M
     assert dice_of(tmp_path / "run" / "pepsi.safetensors") > 0.5
 
 
-def test_only_views_without_features_learn_alone(tmp_path: Path) -> None:
+def test_the_stages_of_a_view(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text(RECIPE.format(iterations=8, keep=0.5))
+    path.write_text(RECIPE.format(iterations=20, keep=0.5))
     plain = read_recipe(path)
     assert for_view(plain, LESION) is plain
     heads = {"heads": {"image": 1, "pathol": 1}}
     joined = read_recipe(path, architecture={**heads, "views": {"pathol": {"factor": 2, "hidden": 4}}})
-    assert for_view(joined, LESION) is joined
+    stages = [(stage.iterations, stage.shape) for stage in for_view(joined, LESION).stages]
+    assert stages == [(18, MOST_OF_A_BRAIN), (2, WHOLE_BRAIN)]
     alone = for_view(read_recipe(path, architecture={**heads, "views": {"pathol": {"factor": 2}}}), LESION)
-    assert [stage.shape for stage in alone.stages] == [WHOLE_BRAIN]
+    assert [(stage.iterations, stage.shape) for stage in alone.stages] == [(20, WHOLE_BRAIN)]
     assert alone.frozen == ("backbone.", "head.final_conv_image.")
 
 

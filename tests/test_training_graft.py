@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,7 @@ from bidsrep.models.network import Network
 from bidsrep.models.registry import load_model
 from bidsrep.models.weights import read_card, write_weights
 from bidsrep.training.graft import export_onto, resolved_views
+from bidsrep.training.join import fit_join, logistic
 from bidsrep.training.recipe import Recipe, Stage
 
 BACKBONE = {"f_maps": 8, "num_levels": 2}
@@ -102,3 +104,45 @@ def test_a_view_of_another_has_its_settings() -> None:
         "a": VIEW,
         "b": {**VIEW, "hidden": 4},
     }
+
+
+class Images:
+    """An objective whose lesions are where the image is bright."""
+
+    def sample(self, index: int, step: int) -> dict[str, torch.Tensor]:
+        image = torch.rand(1, 1, 20, 20, 20, generator=torch.Generator().manual_seed(index))
+        return {"image": image, "brain": torch.ones_like(image), "lesion": (image > 0.9).float()}
+
+
+def test_a_joined_head_is_a_sum_of_logits_and_keeps_reading_the_features(base: Path, tmp_path: Path) -> None:
+    checkpoint, recipe, network = run(tmp_path, {"seg": VIEW, "pathol": {"of": "seg"}})
+    join = (Images(), 3)
+    weights, _ = export_onto(
+        checkpoint, recipe, base, ["pathol"], tmp_path / "out", edition="2", training={}, join=join
+    )
+    made, before = load_model("pepsi", weights=weights), load_model("pepsi", weights=base)
+    a, b, c = fit_join(network, before.network, *join)
+    image = torch.rand(1, 1, 20, 20, 20)
+    with torch.no_grad():
+        view = network.head.views["pathol"](None, image)
+    linear = torch.logit(before.predict(image)["lesion"].double())
+    found = made.predict(image)
+    torch.testing.assert_close(
+        found["lesion"], torch.sigmoid(a * view + b * linear + c).float(), atol=3e-3, rtol=0
+    )
+    assert torch.equal(found["FLAIR"], before.predict(image)["FLAIR"])
+    assert read_card(weights)["training"]["joined"].endswith("(n = 3 images)")
+    again = (checkpoint, recipe, weights, ["pathol"], tmp_path / "again")
+    with pytest.raises(UsageError, match="has a view already"):
+        export_onto(*again, edition="3", training={}, join=join)
+
+
+def test_the_regression_finds_known_slopes() -> None:
+    generator = np.random.default_rng(1)
+    values = generator.normal(size=(20_000, 2))
+    chance = 1 / (1 + np.exp(-(values @ [1.5, -0.7] - 2)))
+    labels = generator.uniform(size=20_000) < chance
+    assert logistic(values, labels, np.ones(20_000)) == pytest.approx((1.5, -0.7, -2), abs=0.12)
+    kept = labels | (generator.uniform(size=20_000) < 0.25)  # a quarter of the negatives, each for four
+    weights = np.where(labels, 1.0, 4.0)[kept]
+    assert logistic(values[kept], labels[kept], weights) == pytest.approx((1.5, -0.7, -2), abs=0.2)

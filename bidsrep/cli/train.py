@@ -152,8 +152,21 @@ def _export_onto(options: argparse.Namespace, training: dict[str, str]) -> int:
         raise UsageError("--onto needs --heads: which heads of the run are taken.")
     recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
     base = find_weights(options.model, options.onto)
-    settings = {"edition": options.edition, "training": training}
-    weights, card = export_onto(options.checkpoint, recipe, base, options.heads, options.out, **settings)
+    join = None
+    if options.join:
+        from bidsrep.training.run import build_objective
+
+        join = (build_objective(recipe, list(options.data)), options.join)
+    weights, card = export_onto(
+        options.checkpoint,
+        recipe,
+        base,
+        options.heads,
+        options.out,
+        edition=options.edition,
+        training=training,
+        join=join,
+    )
     print(f"{weights}\n{card}")
     return 0
 
@@ -318,6 +331,13 @@ def _add_export(command: argparse.ArgumentParser) -> None:
         help="weights of MODEL (a file, or an id) that get some heads of the run, which may be another model's",
     )
     command.add_argument("--heads", nargs="+", help="with --onto: the heads that are taken; they have views")
+    command.add_argument(
+        "--join",
+        type=types.count,
+        metavar="IMAGES",
+        help="with --onto: join the view of lesions with the weights' own head, by a regression on so many images of --data",
+    )
+    command.add_argument("--data", type=Path, nargs="+", default=(), help="with --join: prepared anatomies")
     command.add_argument("--edition", default="1", help="goes into the weights' id")
     command.add_argument("--data-description", help="what the card says the weights were trained on")
 

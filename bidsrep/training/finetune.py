@@ -45,6 +45,7 @@ LOGGER = logging.getLogger("bidsrep.training")
 BEST = "best.ckpt"
 WHOLE_BRAIN = (144, 176, 144)
 """Voxels of 1 mm that most brains fit into, and that the views' levels halve evenly."""
+MOST_OF_A_BRAIN = (96, 112, 96)
 
 NO_SUCH_TASK = "--task {}: {} cannot be fine-tuned for it; it can for {}."
 OTHER_RUN = "{}: this folder holds a run of another {} ({}, not {}). Give another folder with --out."
@@ -224,19 +225,24 @@ def tuned_architecture(architecture: dict[str, Any], task: Task, recipe: Recipe)
 
 
 def for_view(recipe: Recipe, task: Task) -> Recipe:
-    """The recipe for a head that has a view of the image and reads no features: the view learns alone, on whole brains.
+    """The recipe for a head that has a view of the image: it learns alone, all else stays as it is.
 
-    It was trained on whole brains, by whose statistics its layers normalise, and no other head depends on it: there
-    is nothing to keep.
+    The view was trained on whole brains, by whose statistics its layers normalise; so it is here where it reads no
+    features. With a hidden layer, which needs the features of every voxel, nine tenths of the steps see most of a
+    brain.
     """
     view = recipe.architecture.get("views", {}).get(task.head)
-    if view is None or view.get("hidden"):
+    if view is None:
         return recipe
+    steps = recipe.iterations
+    stages = [Stage(steps, WHOLE_BRAIN)]
+    if view.get("hidden"):
+        stages = [Stage(steps - steps // 10, MOST_OF_A_BRAIN), Stage(steps // 10, WHOLE_BRAIN)]
     others = (f"head.final_conv_{name}." for name in recipe.architecture["heads"] if name != task.head)
     return replace(
         recipe,
-        stages=(Stage(recipe.iterations, WHOLE_BRAIN),),
-        losses={**recipe.losses, "glance": True, "keep": 0.0},
+        stages=tuple(stage for stage in stages if stage.iterations),
+        losses={**recipe.losses, "glance": not view.get("hidden"), "keep": 0.0},
         frozen=("backbone.", *others),
     )
 

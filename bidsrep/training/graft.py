@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bidsrep.errors import UsageError
+from bidsrep.models.network import Network
 from bidsrep.models.registry import model_class
 from bidsrep.models.weights import card_path, load_strictly, read_weights, write_weights
+from bidsrep.training.join import HEAD as LESION_HEAD
+from bidsrep.training.join import fit_join, joined
+from bidsrep.training.module import Objective
 from bidsrep.training.recipe import Recipe
-from bidsrep.training.run import network_state, steps_taken
+from bidsrep.training.run import build_network, network_state, steps_taken
 
 NO_VIEW = "--heads {}: not a head of the run {} that has a view; it has {}"
 READS_FEATURES = (
     "--heads {}: it reads the features of the backbone it was trained on, and cannot be put onto another"
 )
 NOT_OF_MODEL = "--heads {}: {} has no such head"
+NOT_LINEAR = "--join: the lesion head of the weights that it is put onto has a view already"
 HEAD = "head.final_conv_{}."
 
 
@@ -32,6 +37,7 @@ def export_onto(
     *,
     edition: str,
     training: Mapping[str, Any],
+    join: tuple[Objective, int] | None = None,
 ) -> tuple[Path, Path]:
     """Write ``base`` with some heads of a run instead of, or beside, its own; the rest stays bit for bit.
 
@@ -52,6 +58,9 @@ def export_onto(
         Goes into the weights' id.
     training
         What the card says of the run besides.
+    join
+        Join the view of lesions with the base's own head on the features, over so many images of an objective
+        (`bidsrep.training.join`), instead of replacing it.
 
     Raises
     ------
@@ -74,8 +83,14 @@ def export_onto(
         if head not in known:
             raise UsageError(NOT_OF_MODEL.format(head, card["weights"]["model"]))
         prefix = HEAD.format(head)
+        if join and head == LESION_HEAD:
+            network = model.build(card["architecture"])
+            load_strictly(network, state, base)
+            trained, numbers = _join(network, trained, recipe, *join)
+            views[head] = {**views[head], "hidden": 2}
+            training = {**training, "joined": numbers}
         state = {key: value for key, value in state.items() if not key.startswith(prefix)}
-        state |= {key: value.half() for key, value in trained.items() if key.startswith(prefix)}
+        state |= {key: _stored(key, value) for key, value in trained.items() if key.startswith(prefix)}
         architecture["heads"] = {**dict(architecture["heads"]), head: recipe.architecture["heads"][head]}
         architecture["views"] = {**architecture.get("views", {}), head: views[head]}
         if head in architecture.get("with_image", ()):
@@ -102,6 +117,31 @@ def export_onto(
     }
     weights = write_weights(out / f"{start['model']}.safetensors", state, card)
     return weights, card_path(weights)
+
+
+def _join(
+    base: nn.Module, trained: dict[str, Tensor], recipe: Recipe, objective: Objective, images: int
+) -> tuple[dict[str, Tensor], str]:
+    """The run's tensors with its head of lesions joined with the base's, and what the card says of it."""
+    prefix = HEAD.format(LESION_HEAD)
+    viewed = build_network(recipe)
+    assert isinstance(base, Network)
+    assert isinstance(viewed, Network)
+    linear = base.head.get_submodule(prefix.removeprefix("head.").removesuffix("."))
+    if not isinstance(linear, nn.Conv3d):
+        raise UsageError(NOT_LINEAR)
+    viewed.load_state_dict(trained)
+    numbers = fit_join(viewed.eval(), base.eval(), objective, images)
+    view = {key.removeprefix(prefix): value for key, value in trained.items() if key.startswith(prefix)}
+    head = joined(view, linear.weight.detach(), torch.as_tensor(linear.bias).detach(), numbers)
+    said = "{:.3f} of the view's logit, {:.3f} of that of the head on the features, {:+.3f}".format(*numbers)
+    others = {key: value for key, value in trained.items() if not key.startswith(prefix)}
+    return {**others, **{prefix + key: value for key, value in head.items()}}, f"{said} (n = {images} images)"
+
+
+def _stored(key: str, value: Tensor) -> Tensor:
+    """Views in half precision; a hidden layer, which is small, as it is."""
+    return value if ".fine." in key else value.half()
 
 
 def resolved_views(views: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -121,7 +121,8 @@ class LabelledObjective:
             losses = glance_losses(network.get_submodule("head"), known, {"heads": [self.task.head]})
             return {"loss": torch.stack(list(losses.values())).sum(), **losses}
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        outputs = {name: value.float() for name, value in network(image).items()}
+        only = None if self.teacher is not None else [self.task.head]
+        outputs = {name: value.float() for name, value in network(image, only).items()}
         losses = {self.task.name: task_loss(self.task.name, outputs[self.task.head], batch)}
         if self.teacher is not None:
             keep = float(self.recipe.losses.get("keep", 0.0))
