@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bidsrep.errors import UsageError
+from bidsrep.models.model import Model
 from bidsrep.models.network import Network
 from bidsrep.models.registry import model_class
 from bidsrep.models.weights import card_path, load_strictly, read_weights, write_weights
 from bidsrep.training.join import HEAD as LESION_HEAD
-from bidsrep.training.join import fit_join, joined
+from bidsrep.training.join import HIDDEN, fit_join, joined
 from bidsrep.training.module import Objective
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.run import build_network, network_state, steps_taken
@@ -71,24 +72,17 @@ def export_onto(
     """
     state, card = read_weights(base)
     model = model_class(card["weights"]["model"])
+    views = _usable_views(recipe, heads, model)
     trained = network_state(checkpoint)
-    views = resolved_views(recipe.architecture.get("views", {}))
+    if join and LESION_HEAD in heads:
+        network = model.build(card["architecture"])
+        load_strictly(network, state, base)
+        trained, numbers = _join(network, trained, recipe, *join)
+        views[LESION_HEAD] = {**views[LESION_HEAD], "hidden": HIDDEN}
+        training = {**training, "joined": numbers}
     architecture = dict(card["architecture"])
-    known = {task.head for task in model.tasks}
     for head in heads:
-        if head not in views:
-            raise UsageError(NO_VIEW.format(head, recipe.name, ", ".join(views) or "none"))
-        if views[head].get("hidden"):
-            raise UsageError(READS_FEATURES.format(head))
-        if head not in known:
-            raise UsageError(NOT_OF_MODEL.format(head, card["weights"]["model"]))
         prefix = HEAD.format(head)
-        if join and head == LESION_HEAD:
-            network = model.build(card["architecture"])
-            load_strictly(network, state, base)
-            trained, numbers = _join(network, trained, recipe, *join)
-            views[head] = {**views[head], "hidden": 2}
-            training = {**training, "joined": numbers}
         state = {key: value for key, value in state.items() if not key.startswith(prefix)}
         state |= {key: _stored(key, value) for key, value in trained.items() if key.startswith(prefix)}
         architecture["heads"] = {**dict(architecture["heads"]), head: recipe.architecture["heads"][head]}
@@ -97,26 +91,51 @@ def export_onto(
             architecture["with_image"] = [name for name in architecture["with_image"] if name != head]
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
-    whole: Mapping[str, Tensor] = state
-    load_strictly(model.build(architecture), whole, checkpoint)
-    start = card["weights"]
-    record = {
+    load_strictly(model.build(architecture), state, checkpoint)
+    weights = {**card["weights"], "id": f"bidsrep-{model.name}-{edition}"}
+    record = {**_record(checkpoint, recipe, heads, card["weights"]), **training}
+    card = {
+        **card,
+        "weights": weights,
+        "architecture": architecture,
+        "training": {**card.get("training", {}), **record},
+    }
+    path = write_weights(out / f"{model.name}.safetensors", state, card)
+    return path, card_path(path)
+
+
+def _usable_views(recipe: Recipe, heads: Collection[str], model: type[Model]) -> dict[str, dict[str, Any]]:
+    """Settings of the run's views; all ``heads`` have one, and mean something to the model.
+
+    Raises
+    ------
+    UsageError
+        If not.
+    """
+    views = resolved_views(recipe.architecture.get("views", {}))
+    known = {task.head for task in model.tasks}
+    for head in heads:
+        if head not in views:
+            raise UsageError(NO_VIEW.format(head, recipe.name, ", ".join(views) or "none"))
+        if views[head].get("hidden"):
+            raise UsageError(READS_FEATURES.format(head))
+        if head not in known:
+            raise UsageError(NOT_OF_MODEL.format(head, model.name))
+    return views
+
+
+def _record(
+    checkpoint: Path, recipe: Recipe, heads: Collection[str], start: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the card's ``[training]`` says of the run, and of the weights with the id and checksum of ``start``."""
+    return {
         "recipe": recipe.name,
         "iterations": steps_taken(checkpoint),
         "seed": recipe.seed,
         "held_out": list(recipe.held_out),
         "initial": f"{start['id']} (all but {', '.join(sorted(heads))})",
         "initial_sha256": start["sha256"],
-        **training,
     }
-    card = {
-        **card,
-        "weights": {**start, "id": f"bidsrep-{start['model']}-{edition}"},
-        "architecture": architecture,
-        "training": {**card.get("training", {}), **record},
-    }
-    weights = write_weights(out / f"{start['model']}.safetensors", state, card)
-    return weights, card_path(weights)
 
 
 def _join(

@@ -18,6 +18,8 @@ from bidsrep.training.module import Objective
 NEGATIVES = 40_000
 """Voxels without a lesion that are taken of every image; the others count through their weight."""
 STEPS = 50
+HIDDEN = 2
+"""Units of the hidden layer that hold a linear head: one for either sign."""
 SLOPE = 0.01  # of the hidden layer's leaky rectifier
 HEAD = "pathol"
 
