@@ -112,3 +112,20 @@ def test_recipe_of_another_model_is_refused(maps: Path, tmp_path: Path) -> None:
 def test_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "--t1w", str(tmp_path), "--out", str(tmp_path / "out")]) == 65
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--onto", "brainid"],
+        ["--heads", "seg"],
+        ["--onto", "brainid", "--heads", "seg", "--join", "2"],
+    ],
+)
+def test_options_of_an_export_that_lack_their_partner_are_refused(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ["--checkpoint", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "out")]
+    assert main(["export", "brainid", *run, *options]) == 2
+    assert "--heads" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

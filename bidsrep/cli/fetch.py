@@ -78,7 +78,7 @@ class ContinuingDownloader:
         import requests
 
         have = self.part.stat().st_size if self.part.exists() else 0
-        asked = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"} if have else {}
+        asked = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         with requests.get(url, headers=asked, stream=True, timeout=30) as answer:
             if answer.status_code == requests.codes.requested_range_not_satisfiable:
                 self.part.unlink()  # there is no more: what we have is not the beginning of this file

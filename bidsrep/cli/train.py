@@ -131,6 +131,8 @@ def export(options: argparse.Namespace) -> int:
     training = {"data": options.data_description} if options.data_description else {}
     if options.onto:
         return _export_onto(options, training)
+    if options.heads or options.join:
+        raise UsageError("--heads and --join are for --onto: which weights shall get the heads?")
     recipe = _recipe(options)
     weights, card = export_weights(
         options.checkpoint,
@@ -150,6 +152,10 @@ def _export_onto(options: argparse.Namespace, training: dict[str, str]) -> int:
 
     if not options.heads:
         raise UsageError("--onto needs --heads: which heads of the run are taken.")
+    if options.join and "pathol" not in options.heads:
+        raise UsageError("--join is for lesions: name pathol with --heads.")
+    if options.average_with:
+        raise UsageError("--average-with cannot be used with --onto: average the weights of a whole run.")
     recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
     base = find_weights(options.model, options.onto)
     join = None
