@@ -36,6 +36,7 @@ from bidsrep.tasks.registration import (
     resize,
 )
 from bidsrep.training.anatomies import LabelTable, load_anatomies
+from bidsrep.training.protocols.measures import nothing_left
 
 NODE_MM = 20.0
 MARGIN = 8
@@ -172,10 +173,11 @@ def syn(moving: Tensor, fixed: Tensor, trial: Trial) -> Tensor:
         ants.from_numpy(reduce_to(image, [1.0] * 3, FINEST_MM)[0, 0].numpy(), spacing=spacing)
         for image in (fixed, moving)
     ]
-    found = ants.registration(*images, "SyNOnly", syn_metric="mattes", reg_iterations=(40, 40, 20))
-    warp = next(path for path in found["fwdtransforms"] if path.endswith("Warp.nii.gz"))
-    # ANTs' own LPS coordinates: the arrays went in without a direction, so axes are those of the array.
-    field = torch.from_numpy(ants.image_read(warp).numpy()).permute(3, 0, 1, 2)[None]
+    with nothing_left():
+        found = ants.registration(*images, "SyNOnly", syn_metric="mattes", reg_iterations=(40, 40, 20))
+        warp = next(path for path in found["fwdtransforms"] if path.endswith("Warp.nii.gz"))
+        # ANTs' own LPS coordinates: the arrays went in without a direction, so axes are those of the array.
+        field = torch.from_numpy(ants.image_read(warp).numpy()).permute(3, 0, 1, 2)[None]
     return resize(field, trial.labels.shape)
 
 

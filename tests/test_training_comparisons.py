@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -428,14 +429,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("protocol", list(COMPARISONS))
 def test_every_protocol_writes_its_table(
-    protocol: str, data: Path, tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Path]
+    protocol: str,
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    weights: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     out = tmp_path_factory.getbasetemp() / "protocols"  # SeqInv's encoders are trained once
     options = ["--data", str(data), "--out", str(out), "--scale", "sloppy", "--device", "cpu", "--seed", "3"]
     options += ["--participant-label", "a", *(["b"] if protocol == "cifl-transfer" else [])]
     models = evaluate.COMPARISONS[protocol].default
     options += ["--weights", *(f"{name}={weights[name]}" for name in models)] if models else []
     assert main(["evaluate", protocol, *options]) == 0
+    assert not [path.name for path in temporary.iterdir() if path.suffix in (".gz", ".mat")]  # of ANTs
     with (out / f"{protocol}.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert {row["system"] for row in rows} == ROWS[protocol]

@@ -15,7 +15,7 @@ from bidsrep.cli.evaluate import SCANS
 from bidsrep.cli.train import main
 from bidsrep.evaluation.results import Result, summarise, to_markdown, to_tsv
 from bidsrep.tasks.segmentation import LABELS
-from bidsrep.training.labelled_scans import to_freesurfer
+from bidsrep.training.labelled_scans import Example, to_freesurfer
 from bidsrep.training.protocols import measures
 from bidsrep.training.protocols import scans as protocols
 from bidsrep.training.protocols.scans import PROTOCOLS, Scans
@@ -177,6 +177,22 @@ def test_persons_are_told_apart_where_features_differ(cohort: Path, tmp_path: Pa
     assert found["intensity", "FLAIR", "identified"] == 0
 
 
+def test_a_cohort_takes_off_what_contrasts_share() -> None:
+    generator = np.random.default_rng(0)
+    persons, offsets = generator.normal(size=(3, 20)), 10 * generator.normal(size=(2, 20))
+    examples = [
+        (contrast, Example(f"{person}{contrast}", str(person), Path(contrast)))
+        for person in range(3)
+        for contrast in ("T1w", "FLAIR")
+    ]
+    table = np.array([persons[int(e.subject)] + offsets[int(contrast == "T1w")] for contrast, e in examples])
+    whole = protocols._centred(table, np.zeros(len(table)))
+    assert not any(right for _, right in protocols._identified(whole, examples))
+    centred = protocols._centred(table, [contrast for contrast, _ in examples])
+    assert [number for number, right in protocols._identified(centred, examples) if right] == list(range(6))
+    assert not list(protocols._identified(0 * centred, examples))
+
+
 def test_coarse_voxels_and_back() -> None:
     ramp = np.tile(np.arange(24, dtype=np.float32), (24, 24, 1))
     for size in (3, 5):
@@ -196,6 +212,10 @@ def test_cells_follow_a_coarser_grid() -> None:
     np.testing.assert_allclose(
         protocols._cells(full, mask), protocols._cells(fine[0].numpy(), mask), rtol=1e-5
     )
+    mask[:, :, 20:24] = mask[5, 5, 5] = False
+    spoilt = np.where(mask, full, 99)
+    np.testing.assert_array_equal(protocols._cells(full, mask), protocols._cells(spoilt, mask))
+    assert not protocols._cells(full, mask).reshape(12, 12, 12, 2)[:, :, 5].any()  # no brain there
 
 
 def test_values_of_muse_become_freesurfer_s() -> None:

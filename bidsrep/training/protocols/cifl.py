@@ -30,7 +30,7 @@ from bidsrep.training.protocols.anatomies import Scale
 from bidsrep.training.protocols.brainid import features_of
 from bidsrep.training.protocols.cases import Cases, draw_cases
 from bidsrep.training.protocols.comparison import Comparison, Size
-from bidsrep.training.protocols.measures import arrays, predict
+from bidsrep.training.protocols.measures import arrays, nothing_left, predict
 from bidsrep.training.protocols.rows import Row, backbone_of, recipe_for, train
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.representation import generator_config
@@ -166,16 +166,17 @@ def by_ants(pair: Pair, *, sloppy: bool = False) -> np.ndarray:
     import ants
 
     fixed, moving = ants.from_numpy(pair.fixed), ants.from_numpy(pair.moving)
-    found = ants.registration(
-        fixed,
-        moving,
-        "SyNOnly",
-        initial_transform="Identity",
-        syn_metric="mattes",
-        reg_iterations=(2, 0, 0) if sloppy else (40, 20, 10),
-    )
     labels = ants.from_numpy(pair.moving_labels.astype(np.float32))
-    moved = ants.apply_transforms(fixed, labels, found["fwdtransforms"], interpolator="nearestNeighbor")
+    with nothing_left():
+        found = ants.registration(
+            fixed,
+            moving,
+            "SyNOnly",
+            initial_transform="Identity",
+            syn_metric="mattes",
+            reg_iterations=(2, 0, 0) if sloppy else (40, 20, 10),
+        )
+        moved = ants.apply_transforms(fixed, labels, found["fwdtransforms"], interpolator="nearestNeighbor")
     return np.rint(moved.numpy()).astype(int)
 
 

@@ -6,7 +6,9 @@ anatomy; it comes with its contrast. Arrays are ``(X, Y, Z)``, 1 mm RAS.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -50,6 +52,18 @@ GROUPS_OF_INTENSITY = ("cortex", "white matter", "ventricles")
 UNKNOWN = -1
 
 Examples = Sequence[tuple[str, Example]]
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Temporary files go when this ends: ANTs leaves transforms and probability images behind."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def measure_synthesis(examples: Examples, models: Mapping[str, Model], target: str) -> Iterator[Result]:

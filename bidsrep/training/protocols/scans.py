@@ -9,7 +9,7 @@ protocol measures an answer that needs no network as well; where that is better,
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,10 @@ from bidsrep.training.protocols.measures import (
 )
 
 LOGGER = logging.getLogger("bidsrep.training")
-CELLS = 6
+CELLS = 12
 """Parts that a brain's bounding box is cut into along each axis, to compare persons without registration."""
+NOTHING = 1e-6
+"""Length of a row, as a share of the largest value of all, up to which it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def bias(scans: Scans, models: Mapping[str, Model]) -> Iterator[Result]:
 def identity(scans: Scans, models: Mapping[str, Model]) -> Iterator[Result]:
     """Whether another contrast of a person is nearer than another person in the same contrast.
 
-    Features are averaged in `CELLS`^3 parts of the brain's bounding box. Baseline ``intensity``: the same of
-    the image itself.
+    Features of the brain are averaged in `CELLS`^3 parts of its bounding box. Baseline ``intensity``: the same of
+    the image itself. ``identified_centred`` takes off every contrast's mean over the scans before, as a cohort can.
     """
     examples = scans.examples("T1w")
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in (*models, "intensity")}
@@ -131,13 +133,31 @@ def identity(scans: Scans, models: Mapping[str, Model]) -> Iterator[Result]:
         vectors["intensity"].append(_cells(image[None], brain))
         for name, model in models.items():
             vectors[name].append(_cells(_features(model, image), brain))
-    people, contrasts = [e.subject for _, e in examples], [contrast for contrast, _ in examples]
+    contrasts = [contrast for contrast, _ in examples]
     for system, found in vectors.items():
         table = np.stack(found)
-        right = identify(table - table.mean(axis=0), people, contrasts)
-        for (contrast, example), own, other in zip(examples, right.own, right.other, strict=True):
-            if np.isfinite(own) and np.isfinite(other):
-                yield Result(system, contrast, example.name, "identified", float(own < other))
+        for metric, groups in (("identified", np.zeros(len(table))), ("identified_centred", contrasts)):
+            for number, right in _identified(_centred(table, groups), examples):
+                contrast, example = examples[number]
+                yield Result(system, contrast, example.name, metric, float(right))
+
+
+def _centred(table: np.ndarray, groups: Sequence[object] | np.ndarray) -> np.ndarray:
+    """Rows ``(N, C)`` less the mean of their group."""
+    of = np.unique(np.asarray(groups), return_inverse=True)[1]
+    means = np.stack([table[of == group].mean(axis=0) for group in range(of.max() + 1)])
+    centred: np.ndarray = table - means[of]
+    return centred
+
+
+def _identified(table: np.ndarray, examples: Sequence[tuple[str, Example]]) -> Iterator[tuple[int, bool]]:
+    """Number of every scan that can be asked, and whether its person is nearer; a row of zeros has no distance."""
+    kept = np.flatnonzero(np.linalg.norm(table, axis=1) > NOTHING * np.abs(table).max())
+    if not len(kept):
+        return
+    people = [examples[number][1].subject for number in kept]
+    found = identify(table[kept], people, [examples[number][0] for number in kept])
+    yield from ((int(kept[row]), bool(found.correct[row])) for row in np.flatnonzero(found.scored))
 
 
 Protocol = Callable[[Scans, Mapping[str, Model]], Iterator[Result]]
@@ -163,20 +183,26 @@ def _features(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def _cells(features: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Means of ``(C, X', Y', Z')`` in the parts of the brain's bounding box: ``(C * CELLS ** 3,)``.
+    """Means of ``(C, X', Y', Z')`` over the brain in the parts of its bounding box: ``(C * CELLS ** 3,)``.
 
-    The grid of the features may be coarser than the brain's ``(X, Y, Z)``, by a whole number.
+    A part without brain gives zeros. The grid of the features may be coarser than the brain's ``(X, Y, Z)``, by a
+    whole number.
     """
     stride = max(1, round(brain.shape[0] / features.shape[1]))
+    whole = np.zeros([side * stride for side in features.shape[1:]], dtype=np.float32)
+    whole[*map(slice, brain.shape)] = brain[*map(slice, whole.shape)]
+    x, y, z = features.shape[1:]
+    shares = whole.reshape(x, stride, y, stride, z, stride).mean(axis=(1, 3, 5))
     spans = [
         np.linspace(low, high + 1, CELLS + 1) / stride
         for low, high in zip(*(f(np.argwhere(brain), axis=0) for f in (np.min, np.max)), strict=True)
     ]
-    found = []
-    for x, y, z in np.ndindex(CELLS, CELLS, CELLS):
+    found = np.zeros((CELLS**3, len(features)), dtype=np.float32)
+    for row, cell in zip(found, np.ndindex(CELLS, CELLS, CELLS), strict=True):
         box = tuple(
             slice(int(edges[i]), max(int(edges[i]) + 1, int(edges[i + 1])))
-            for edges, i in zip(spans, (x, y, z), strict=True)
+            for edges, i in zip(spans, cell, strict=True)
         )
-        found.append(features[:, *box].mean(axis=(1, 2, 3)))
-    return np.concatenate(found)
+        if total := float(shares[box].sum()):
+            row[:] = (features[:, *box] * shares[box]).sum(axis=(1, 2, 3)) / total
+    return found.ravel()

@@ -26,7 +26,7 @@ from bidsrep.tasks.denoising import NOISE_STD
 from bidsrep.tasks.tissue import LABELS
 from bidsrep.training.protocols.anatomies import Scale
 from bidsrep.training.protocols.comparison import Comparison, Size, repeated
-from bidsrep.training.protocols.measures import lesion_figures, outstanding
+from bidsrep.training.protocols.measures import lesion_figures, nothing_left, outstanding
 from bidsrep.training.protocols.rows import Row, backbone_of, recipe_for, train
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.seqinv import ContrastiveObjective, HeadsObjective
@@ -249,13 +249,14 @@ def atropos(image: np.ndarray, brain: np.ndarray) -> np.ndarray:
     """Three classes of a brain's intensities (ANTs Atropos, Avants et al., 2011): 1 to 3, 0 outside."""
     import ants
 
-    found: dict[str, Any] = ants.atropos(
-        a=ants.from_numpy(image),
-        x=ants.from_numpy(brain.astype(np.float32)),
-        i=f"kmeans[{CLASSES}]",
-        m="[0.1,1x1x1]",
-        c="[5,0]",
-    )
+    with nothing_left():
+        found: dict[str, Any] = ants.atropos(
+            a=ants.from_numpy(image),
+            x=ants.from_numpy(brain.astype(np.float32)),
+            i=f"kmeans[{CLASSES}]",
+            m="[0.1,1x1x1]",
+            c="[5,0]",
+        )
     classes: np.ndarray = np.rint(found["segmentation"].numpy()).astype(int)
     return classes
 
