@@ -244,3 +244,21 @@ def test_a_card_s_architecture_builds_the_views() -> None:
 
     built = BrainID.build({"heads": HEADS, "views": VIEWS, "f_maps": 8, "num_levels": 2})
     assert set(built.state_dict()) == set(Network(HEADS, views=VIEWS, f_maps=8, num_levels=2).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("views", "times"), [({}, 0), ({"seg": {**VIEWS["seg"], "factor": 1}}, 0), (VIEWS, 1)]
+)
+def test_only_borders_of_coarse_voxels_follow_the_image(
+    views: dict[str, dict[str, object]], times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' segmentation heads give what they gave."""
+    from bidsrep.models import representation
+    from bidsrep.models.brainid import BrainID
+
+    seen = []
+    monkeypatch.setattr(representation, "follow_intensities", lambda raw, image: seen.append(raw.shape))
+    network = Network({"seg": 33}, views=views, f_maps=8, num_levels=2)
+    card = {"weights": {"id": "x"}, "architecture": {"heads": {"seg": 33}, "views": views}}
+    BrainID(network, card).predict(torch.rand(1, 1, 18, 18, 18), ["seg"])
+    assert len(seen) == times

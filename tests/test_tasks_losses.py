@@ -9,6 +9,7 @@ from bidsrep.tasks.segmentation import (
     IGNORED,
     LABELS,
     NEAREST,
+    follow_intensities,
     mirror_classes,
     most_probable_label,
     segmentation_loss,
@@ -104,6 +105,62 @@ class TestSegmentation:
     def test_labels_survive_the_way_there_and_back(self) -> None:
         raw = torch.eye(33).view(1, 33, 33, 1, 1)
         assert most_probable_label(raw).flatten().tolist() == list(LABELS)
+
+
+class TestIntensities:
+    """A round ventricle in white matter, found too large and on coarse voxels."""
+
+    SIDE, RADIUS, FOUND = 32, 6.0, 8.0
+    WHITE, VENTRICLE = LABELS.index(2), LABELS.index(4)
+
+    def distance(self) -> torch.Tensor:
+        axes = torch.meshgrid(*[torch.arange(self.SIDE) - (self.SIDE - 1) / 2] * 3, indexing="ij")
+        return torch.stack(axes).square().sum(0).sqrt()
+
+    def raw(self) -> torch.Tensor:
+        raw = torch.full((1, len(LABELS), *[self.SIDE] * 3), -8.0)
+        raw[0, self.VENTRICLE] = 0.8 * (self.FOUND - self.distance())
+        raw[0, self.WHITE] = -raw[0, self.VENTRICLE]
+        return raw
+
+    def image(self, white: float, fluid: float) -> torch.Tensor:
+        clean = torch.where(self.distance() < self.RADIUS, fluid, white)
+        noise = 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        return (clean + noise)[None, None]
+
+    @pytest.mark.parametrize(("white", "fluid"), [(1.0, 0.3), (0.5, 1.2)])
+    def test_borders_follow_any_contrast(self, white: float, fluid: float) -> None:
+        truth = self.distance() < self.RADIUS
+        before = self.raw().argmax(1)[0] == self.VENTRICLE
+        after = follow_intensities(self.raw(), self.image(white, fluid)).argmax(1)[0] == self.VENTRICLE
+        dice_before, dice_after = (2 * (x & truth).sum() / (x.sum() + truth.sum()) for x in (before, after))
+        assert dice_before < 0.65
+        assert dice_after > 0.85
+
+    def test_without_a_contrast_the_network_has_the_word(self) -> None:
+        found = follow_intensities(self.raw(), torch.full((1, 1, *[self.SIDE] * 3), 0.7))
+        assert torch.equal(found.argmax(1), self.raw().argmax(1))
+
+    def test_an_intensity_alone_makes_no_structure(self) -> None:
+        """A lesion as dark as fluid, where the network is sure of white matter."""
+        image = self.image(1.0, 0.3)
+        lesion = (slice(None), slice(None), slice(1, 4), slice(1, 4), slice(1, 4))
+        image[lesion] = 0.3
+        found = follow_intensities(self.raw(), image).argmax(1, keepdim=True)
+        assert (found[lesion] == self.WHITE).all()
+
+    def test_outside_the_brain_nothing_is_learned(self) -> None:
+        assert torch.equal(follow_intensities(self.raw(), torch.zeros(1, 1, *[self.SIDE] * 3)), self.raw())
+
+    def test_sides_and_fluids_share_an_intensity(self) -> None:
+        """A right ventricle of a few voxels is told by the left one's intensity."""
+        raw, image = self.raw(), self.image(1.0, 0.3)
+        right = (slice(2, 5),) * 3
+        raw[0, LABELS.index(43)][right] = raw[0, self.WHITE][right] - 1
+        raw[0, self.VENTRICLE][right] = -8
+        image[0, 0][right] = 0.3
+        found = torch.tensor(LABELS)[follow_intensities(raw, image).argmax(1)[0]]
+        assert (found[right] == 43).all()
 
 
 def test_super_resolution_has_the_authors_head_and_one_beside_t1w() -> None:

@@ -88,6 +88,10 @@ class Heads(nn.Module):
             features = torch.cat([features, image], dim=1)
         return self.get_submodule(f"final_conv_{name}")(features)
 
+    def is_coarse(self, name: str) -> bool:
+        """Whether an output comes from a view whose voxels are larger than the image's."""
+        return name in self.views and self.views[name].factor > 1
+
     def glance(self, image: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
         """`ViewHead.glance` of heads that have a view: raw outputs on the views' grids, without features."""
         maps = self._maps(image, self.views if only is None else only)

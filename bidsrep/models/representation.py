@@ -18,6 +18,7 @@ from torch import Tensor
 from bidsrep.models.lean import lean_features
 from bidsrep.models.model import Model, or_on_cpu
 from bidsrep.models.network import Network
+from bidsrep.tasks.segmentation import SEGMENTATION, follow_intensities
 
 PLAIN_BELOW_BYTES = 256 * 2**20
 """Up to here the plain forward is used: the reference's numbers to the last bit, and nothing to save."""
@@ -87,6 +88,9 @@ class RepresentationModel(Model):
         head = self.network.head.to(features.device)
         with torch.no_grad():
             raw = head.stream(features, batch, {task.head for task in wanted})
+            # The authors' heads are left as published.
+            if SEGMENTATION.head in raw and head.is_coarse(SEGMENTATION.head):
+                follow_intensities(raw[SEGMENTATION.head], batch)
             return {task.name: task.predict(raw[task.head]) for task in wanted}
 
     @or_on_cpu

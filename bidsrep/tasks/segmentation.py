@@ -41,6 +41,75 @@ def most_probable_label(raw: Tensor) -> Tensor:
     return labels[raw.argmax(dim=1, keepdim=True)]
 
 
+FLUID = (4, 14, 15, 24)
+"""Structures of one intensity: what fills the ventricles also surrounds the brain."""
+EVERY = 4
+"""Of the brain's voxels every so many tell the intensities."""
+ITERATIONS = 5
+NARROWEST = 0.02
+"""Standard deviation of noise-free intensities."""
+OUTLIERS = 0.05
+"""Density of intensities that no structure explains (white matter of a T1w is about 1)."""
+
+
+@torch.no_grad()
+def follow_intensities(raw: Tensor, image: Tensor) -> Tensor:
+    """Let borders that were found on coarse voxels follow those in the image; changes ``raw`` in place.
+
+    What the network says is the prior of every voxel; each structure, with its counterpart on the other side, has a
+    normal distribution of intensities, found in this very image by expectation and maximisation, so contrasts need not
+    be known (Van Leemput et al., IEEE Transactions on Medical Imaging 1999; Ashburner and Friston, NeuroImage 2005).
+    A uniform density beside it limits what intensities can do against the prior: lesions are no cortex.
+
+    Parameters
+    ----------
+    raw
+        The 33 raw outputs ``(B, 33, X, Y, Z)``, on the image's grid.
+    image
+        ``(B, 1, X, Y, Z)``, 0 outside the brain.
+
+    Returns
+    -------
+    Tensor
+        ``raw``, plus the logarithm of the intensities' density.
+    """
+    groups = _groups_of_intensity().to(raw.device)
+    count = int(groups.max()) + 1
+    for scores, values in zip(raw, image[:, 0].float(), strict=True):
+        chosen = (values > 0).flatten().nonzero()[::EVERY, 0]
+        if not len(chosen):
+            continue
+        seen = values.flatten()[chosen]
+        shares = scores.flatten(1)[:, chosen].softmax(0)
+        prior = shares.new_zeros(count, len(chosen)).index_add_(0, groups, shares)
+        belongs = prior
+        for _ in range(ITERATIONS):
+            size = belongs.sum(1).clamp(min=1e-3)
+            mean = belongs @ seen / size
+            variance = (belongs * (seen - mean[:, None]).square()).sum(1) / size + NARROWEST**2
+            belongs = prior * _density(seen, mean[:, None], variance[:, None])
+            belongs /= belongs.sum(0).clamp(min=1e-12)
+        for group in range(count):
+            likely = _density(values, mean[group], variance[group]).log_()
+            for number in (groups == group).nonzero()[:, 0].tolist():
+                scores[number] += likely
+    return raw
+
+
+def _density(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    normal = torch.exp((values - mean).square() / (-2 * variance)) / (2 * torch.pi * variance).sqrt()
+    return normal + OUTLIERS
+
+
+@cache
+def _groups_of_intensity() -> Tensor:
+    """For every class the number of its intensity: both sides of a structure share it, and so do `FLUID`."""
+    other = dict(zip(RIGHT, LEFT, strict=True))
+    same = [other.get(label, label) for label in LABELS]
+    same = [FLUID[0] if label in FLUID else label for label in same]
+    return torch.tensor([sorted(set(same)).index(label) for label in same])
+
+
 SEGMENTATION = Task("seg", "seg", len(LABELS), most_probable_label, "FreeSurfer label", "dseg")
 
 
