@@ -30,11 +30,12 @@ from bidsrep.training.protocols.rows import (
     train,
     tuned,
 )
+from bidsrep.training.recipe import Optimiser
 from bidsrep.training.representation import RepresentationObjective
 from bidsrep.training.segmenter import reference_segmenters
 
 CONTRASTS = ("T1w", "FLAIR")
-COMPACT_RATES = {"lr": 1e-3, "head_lr": 0.1, "muon_lr": 0.02}
+COMPACT_OPTIMISER = Optimiser(lr=1e-3, muon_lr=0.02, head_lr=0.1, warmup=10, cosine=True, clip_norm=1.0)
 """For the compact scale's few steps. The head is new and the features have unit length: its weights must grow to some
 ten, which the recipe's rate, meant for a head that is there already, does not reach in a hundred steps. Muon is for
 the row from scratch, which learned nothing without it; the other one does as well with it as without. Chosen on four
@@ -83,7 +84,7 @@ def segmentation(comparison: Comparison) -> Iterator[Result]:
     starts = {"PEPSI": backbone_of(comparison.models["pepsi"].network), "scratch": None}
     base = tuned(recipe_for(comparison, "finetune-compact", "pepsi-finetune"), "pepsi", architecture, LESION)
     if comparison.anatomies.scale == "compact":
-        base = replace(base, optimiser=replace(base.optimiser, **COMPACT_RATES))
+        base = replace(base, optimiser=COMPACT_OPTIMISER)
     for contrast in CONTRASTS:
         examples = [
             e for _, e in draw_cases(comparison, comparison.train, "lesion", [contrast], lesions=True)
