@@ -37,9 +37,9 @@ from bidsrep.training.segmenter import reference_segmenters
 CONTRASTS = ("T1w", "FLAIR")
 COMPACT_OPTIMISER = Optimiser(lr=1e-3, muon_lr=0.02, head_lr=0.1, warmup=10, cosine=True, clip_norm=1.0)
 """For the compact scale's few steps. The head is new and the features have unit length: its weights must grow to some
-ten, which the recipe's rate, meant for a head that is there already, does not reach in a hundred steps. Muon is for
-the row from scratch, which learned nothing without it; the other one does as well with it as without. Chosen on four
-of the persons that are trained on."""
+ten, which the recipe's rate, meant for a head that is there already, does not reach in a hundred steps. With Muon the
+row from scratch did best of what was tried; the other one does as well with it as without. Chosen on four of the
+persons that are trained on."""
 SIZES_OF_LESIONS: dict[Scale, Size] = {
     "sloppy": Size(steps=4, shape=(32, 32, 32), field=48, persons=4, seeds=3, checks=4),
     # Crops as large as the images that are measured: group norm's statistics depend on the field of view.
