@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.polynomial.legendre import legvander
 from torch import Tensor
 
 from bidsrep.tasks.task import Task
@@ -45,13 +48,15 @@ FLUID = (4, 14, 15, 24)
 """Structures of one intensity: what fills the ventricles also surrounds the brain."""
 EVERY = 8
 """Of the brain's voxels every so many tell the intensities."""
-ITERATIONS = 5
+ITERATIONS = 10
 LEVELS = 1024
 """Intensities that densities are computed for."""
 NARROWEST = 0.02
 """Standard deviation of noise-free intensities."""
 OUTLIERS = 0.05
 """Density of intensities that no structure explains (white matter of a T1w is about 1)."""
+BIAS_DEGREE = 3
+BIAS_RANGE = (0.4, 2.5)
 
 
 @torch.no_grad()
@@ -60,8 +65,9 @@ def follow_intensities(raw: Tensor, image: Tensor) -> Tensor:
 
     What the network says is the prior of every voxel; each structure, with its counterpart on the other side, has a
     normal distribution of intensities, found in this very image by expectation and maximisation, so contrasts need not
-    be known (Van Leemput et al., IEEE Transactions on Medical Imaging 1999; Ashburner and Friston, NeuroImage 2005).
-    A uniform density beside it limits what intensities can do against the prior: lesions are no cortex.
+    be known. A field of polynomials of degree 3 that the image is multiplied by is found along with them (Van Leemput
+    et al., IEEE Transactions on Medical Imaging 1999; Ashburner and Friston, NeuroImage 2005). A uniform density
+    beside the normal ones limits what intensities can do against the prior: lesions are no cortex.
 
     Parameters
     ----------
@@ -76,33 +82,63 @@ def follow_intensities(raw: Tensor, image: Tensor) -> Tensor:
         ``raw``, plus the logarithm of the intensities' density.
     """
     groups = _groups_of_intensity().to(raw.device)
-    count = int(groups.max()) + 1
     for scores, values in zip(raw, image[:, 0].float(), strict=True):
         chosen = (values > 0).flatten().nonzero()[::EVERY, 0]
         if not len(chosen):
             continue
-        # Densities are looked up: there are fewer intensities that differ than voxels.
-        levels = torch.linspace(
-            float(values.min()), float(values.max()) + NARROWEST, LEVELS, device=raw.device
-        )
-        level = ((values - levels[0]) / (levels[1] - levels[0])).round_().int()
-        seen, at = values.flatten()[chosen], level.flatten()[chosen]
         shares = scores.flatten(1)[:, chosen].softmax(0)
-        prior = shares.new_zeros(count, len(chosen)).index_add_(0, groups, shares)
-        belongs = prior
-        for _ in range(ITERATIONS):
-            size = belongs.sum(1).clamp(min=1e-3)
-            mean = belongs @ seen / size
-            # Of squares less the squared mean: no copy of the table, and intensities are about 1.
-            variance = (belongs @ seen.square() / size - mean.square()).clamp(min=0) + NARROWEST**2
-            density = _density(levels, mean[:, None], variance[:, None])
-            belongs = prior * density.index_select(1, at)
-            belongs /= belongs.sum(0).clamp(min=1e-12)
-        for group, likely in enumerate(density.log_()):
+        prior = shares.new_zeros(int(groups.max()) + 1, len(chosen)).index_add_(0, groups, shares)
+        mean, variance, field = _normal_intensities(values, chosen, prior)
+        even = values / field
+        # Densities are looked up: there are fewer intensities that differ than voxels.
+        levels = torch.linspace(float(even.min()), float(even.max()) + NARROWEST, LEVELS, device=raw.device)
+        level = ((even - levels[0]) / (levels[1] - levels[0])).round_().int()
+        for group, likely in enumerate(_density(levels, mean, variance).log_()):
             here = likely[level]
             for number in (groups == group).nonzero()[:, 0].tolist():
                 scores[number] += here
     return raw
+
+
+def _normal_intensities(values: Tensor, chosen: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Means ``(K, 1)``, variances ``(K, 1)`` and bias field ``(X, Y, Z)`` of an image's intensities.
+
+    From the ``chosen`` of its voxels, of which ``prior`` ``(K, N)`` says what they are.
+    """
+    axes = [_polynomials(length).to(values.device) for length in values.shape]
+    places = torch.unravel_index(chosen, values.shape)
+    x, y, z = (axis[:, place] for axis, place in zip(axes, places, strict=True))
+    orders = [order for order in product(range(BIAS_DEGREE + 1), repeat=3) if sum(order) <= BIAS_DEGREE]
+    basis = torch.stack([x[i] * y[j] * z[k] for i, j, k in orders])
+    seen = values.flatten()[chosen]
+    field, belongs = torch.ones_like(seen), prior
+    for _ in range(ITERATIONS):
+        even = seen / field
+        size = belongs.sum(1, keepdim=True).clamp(min=1e-3)
+        mean = (belongs @ even)[:, None] / size
+        # Of squares less the squared mean: no copy of the table, and intensities are about 1.
+        variance = ((belongs @ even.square())[:, None] / size - mean.square()).clamp(min=0) + NARROWEST**2
+        density = _density(even, mean, variance)
+        belongs = prior * density
+        belongs /= belongs.sum(0).clamp(min=1e-12)
+        # Least squares: what is explained by no structure says nothing of the field.
+        explained = belongs * (1 - OUTLIERS / density)
+        weight = (explained * (mean.square() / variance)).sum(0)
+        target = (explained * (mean / variance)).sum(0) * seen
+        system = (basis * weight) @ basis.T
+        ridge = 1e-6 * system.diagonal().mean() * torch.eye(len(basis), device=basis.device)
+        found = torch.linalg.solve((system + ridge).double(), (basis @ target).double()).float()
+        field = (found @ basis).clamp(*BIAS_RANGE)
+    coefficients = values.new_zeros([BIAS_DEGREE + 1] * 3)
+    for order, coefficient in zip(orders, found, strict=True):
+        coefficients[order] = coefficient
+    whole = torch.einsum("ijk,ix,jy,kz->xyz", coefficients, *axes)
+    return mean, variance, whole.clamp_(*BIAS_RANGE)
+
+
+def _polynomials(length: int) -> Tensor:
+    """Legendre's polynomials of degrees 0 to `BIAS_DEGREE` along an axis, ``(BIAS_DEGREE + 1, length)``."""
+    return torch.from_numpy(legvander(np.linspace(-1, 1, length), BIAS_DEGREE).T.astype(np.float32).copy())
 
 
 def _density(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
