@@ -64,10 +64,11 @@ def follow_intensities(raw: Tensor, image: Tensor) -> Tensor:
     """Let borders that were found on coarse voxels follow those in the image; changes ``raw`` in place.
 
     What the network says is the prior of every voxel; each structure, with its counterpart on the other side, has a
-    normal distribution of intensities, found in this very image by expectation and maximisation, so contrasts need not
-    be known. A field of polynomials of degree 3 that the image is multiplied by is found along with them (Van Leemput
-    et al., IEEE Transactions on Medical Imaging 1999; Ashburner and Friston, NeuroImage 2005). A uniform density
-    beside the normal ones limits what intensities can do against the prior: lesions are no cortex.
+    normal distribution of intensities, all of one variance, found in this very image by expectation and maximisation,
+    so contrasts need not be known. The field that the image is multiplied by, a polynomial of degree 3, is found
+    along with them (Van Leemput et al., IEEE Transactions on Medical Imaging 1999; Ashburner and Friston, NeuroImage
+    2005). A uniform density beside the normal ones limits what intensities can do against the prior: lesions are no
+    cortex.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def follow_intensities(raw: Tensor, image: Tensor) -> Tensor:
 
 
 def _normal_intensities(values: Tensor, chosen: Tensor, prior: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means ``(K, 1)``, variances ``(K, 1)`` and bias field ``(X, Y, Z)`` of an image's intensities.
+    """Means ``(K, 1)``, their common variance and the bias field ``(X, Y, Z)`` of an image's intensities.
 
     From the ``chosen`` of its voxels, of which ``prior`` ``(K, N)`` says what they are.
     """
@@ -116,8 +117,9 @@ def _normal_intensities(values: Tensor, chosen: Tensor, prior: Tensor) -> tuple[
         even = seen / field
         size = belongs.sum(1, keepdim=True).clamp(min=1e-3)
         mean = (belongs @ even)[:, None] / size
-        # Of squares less the squared mean: no copy of the table, and intensities are about 1.
-        variance = ((belongs @ even.square())[:, None] / size - mean.square()).clamp(min=0) + NARROWEST**2
+        # One for all: voxels that two structures share then fall to the one that fills more of them.
+        spread = (even.square().sum() - (size * mean.square()).sum()) / len(even)
+        variance = spread.clamp(min=0) + NARROWEST**2
         density = _density(even, mean, variance)
         belongs = prior * density
         belongs /= belongs.sum(0).clamp(min=1e-12)
@@ -126,7 +128,7 @@ def _normal_intensities(values: Tensor, chosen: Tensor, prior: Tensor) -> tuple[
         weight = (explained * (mean.square() / variance)).sum(0)
         target = (explained * (mean / variance)).sum(0) * seen
         system = (basis * weight) @ basis.T
-        ridge = 1e-6 * system.diagonal().mean() * torch.eye(len(basis), device=basis.device)
+        ridge = (1e-6 * system.diagonal().mean() + 1e-6) * torch.eye(len(basis), device=basis.device)
         found = torch.linalg.solve((system + ridge).double(), (basis @ target).double()).float()
         field = (found @ basis).clamp(*BIAS_RANGE)
     coefficients = values.new_zeros([BIAS_DEGREE + 1] * 3)
