@@ -137,6 +137,22 @@ class TestIntensities:
         assert dice_before < 0.65
         assert dice_after > 0.85
 
+    @pytest.mark.parametrize("strength", [0.3, -0.3])
+    def test_a_smooth_field_is_no_structure(self, strength: float) -> None:
+        """Grey and white matter of a scan that is bright, or dark, in the middle and not at the rim."""
+        side, white, grey = 32, self.WHITE, LABELS.index(3)
+        across = torch.linspace(-1, 1, side)
+        radius = (across[:, None, None] ** 2 + across[None, :, None] ** 2 + across[None, None] ** 2).sqrt()
+        truth = (radius * 9).long() % 2 == 0
+        raw = torch.full((1, len(LABELS), side, side, side), -8.0)
+        # Of shells as thin as its voxels a view tells little.
+        raw[0, white], raw[0, grey] = truth.float(), (~truth).float()
+        raw += 0.8 * torch.randn(raw.shape, generator=torch.Generator().manual_seed(3))
+        flat = torch.where(truth, 1.0, 0.8)
+        image = flat * torch.exp(strength * (1 - radius.square()))
+        found = follow_intensities(raw, image[None, None]).argmax(1)[0]
+        assert ((found == white) == truth).float().mean() > 0.98
+
     def test_without_a_contrast_the_network_has_the_word(self) -> None:
         found = follow_intensities(self.raw(), torch.full((1, 1, *[self.SIDE] * 3), 0.7))
         assert torch.equal(found.argmax(1), self.raw().argmax(1))

@@ -398,6 +398,7 @@ ROWS = {
     "cifl-transfer": {"CIFL's weights", "tau 0.1", "raw images", "affine alone", "ANTs SyN"},
 }
 """Systems of every protocol as `small` makes them."""
+CONVERGING = ("pepsi-segmentation", "seqinv-lesion")
 PAPER = {
     "pepsi-segmentation": "| T1w | paper: ATLAS |  |  |  | 0.71 |",
     "brainid-ablation": "| 4 images, mild to severe | paper |  |  | 0.858 |",
@@ -447,6 +448,8 @@ def test_every_protocol_writes_its_table(
     with (out / f"{protocol}.tsv").open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert {row["system"] for row in rows} == ROWS[protocol]
+    curves = {row["system"] for row in rows if row["metric"] == "steps"}
+    assert curves == (ROWS[protocol] - {"intensity"} if protocol in CONVERGING else set())
     measured = {"sub-a", "sub-b"} if protocol == "cifl-transfer" else {"sub-a"}
     assert {row["scan"].split()[0] for row in rows} - {"training"} == measured
     page = (out / f"{protocol}.md").read_text()

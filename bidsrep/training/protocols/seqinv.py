@@ -6,7 +6,8 @@ Base, SeqAug and SeqInv differ in what the two views of their pre-training show.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Any
@@ -27,7 +28,14 @@ from bidsrep.tasks.tissue import LABELS
 from bidsrep.training.protocols.anatomies import Scale
 from bidsrep.training.protocols.comparison import Comparison, Size, repeated
 from bidsrep.training.protocols.measures import lesion_figures, nothing_left, outstanding
-from bidsrep.training.protocols.rows import Row, backbone_of, recipe_for, train
+from bidsrep.training.protocols.rows import (
+    Measure,
+    Row,
+    backbone_of,
+    recipe_for,
+    steps_to_convergence,
+    train,
+)
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.seqinv import ContrastiveObjective, HeadsObjective
 from bidsrep.training.seqinv_scans import UNKNOWN, VIEWS, draw_head, draw_scan, scan_config, tissue_classes
@@ -38,12 +46,13 @@ SIZES: dict[Scale, Size] = {
     "full": Size(),
 }
 SIZES_OF_LESIONS: dict[Scale, Size] = {
-    "sloppy": replace(SIZES["sloppy"], seeds=3),
-    "compact": replace(SIZES["compact"], steps=30, pretraining=30, seeds=3),
-    "full": Size(seeds=3),
+    "sloppy": replace(SIZES["sloppy"], seeds=3, checks=2),
+    "compact": replace(SIZES["compact"], steps=30, pretraining=30, seeds=3, checks=6),
+    "full": Size(seeds=3, checks=100),
 }
 SHARES = (1.0, 10.0, 100.0)
-SEQUENCES = {"mprage": "in domain (MPRAGE)", "fse": "out of domain (FSE)", "flair": "out of domain (FLAIR)"}
+DOMAIN = "mprage"
+SEQUENCES = {DOMAIN: "in domain (MPRAGE)", "fse": "out of domain (FSE)", "flair": "out of domain (FLAIR)"}
 SCRATCH = "scratch"
 NOTE = (
     "Base, SeqAug and SeqInv are pre-trained here, alike; the weights were trained longer. Out of the domain are "
@@ -72,7 +81,7 @@ class MeasuredScan:
         return self.image.numpy() > 0
 
 
-Measure = Callable[[MeasuredScan, Mapping[str, Model]], Iterator[tuple[str, str, float, str]]]
+Figures = Callable[[MeasuredScan, Mapping[str, Model]], Iterator[tuple[str, str, float, str]]]
 """System, metric, value and unit."""
 
 
@@ -82,8 +91,11 @@ def tissue(comparison: Comparison) -> Iterator[Result]:
 
 
 def lesion(comparison: Comparison) -> Iterator[Result]:
-    """Table 2: infarcts, also by a network from scratch. Baseline: how bright a voxel is; how dark on an MPRAGE."""
-    yield from _table(comparison, "stroke", 2, 1.0, measure_infarcts, scratch=True)
+    """Table 2: infarcts, also by a network from scratch: Dice, steps to convergence of Dice in the domain.
+
+    Baseline ``intensity``: how bright a voxel is; how dark on an MPRAGE.
+    """
+    yield from _table(comparison, "stroke", 2, 1.0, measure_infarcts, lesions=True)
 
 
 def denoise(comparison: Comparison) -> Iterator[Result]:
@@ -95,24 +107,23 @@ def _table(
     comparison: Comparison,
     head: str,
     channels: int,
-    lesions: float,
-    measure: Measure,
+    lesion_probability: float,
+    measure: Figures,
     *,
-    scratch: bool = False,
+    lesions: bool = False,
 ) -> Iterator[Result]:
-    base = heads_recipe(comparison, head, channels, lesions)
+    base = heads_recipe(comparison, head, channels, lesion_probability)
     scans = measured_scans(comparison, base)
     for seed in comparison.seeds:
         starts = encoders(comparison, seed)
         for percent in SHARES:
             persons = comparison.share(percent)
+            if lesions:
+                starts[SCRATCH] = base.architecture["widths"], None
             rows = {
-                name: with_head(comparison, base, widths, state, persons, seed)
+                name: with_head(comparison, base, widths, state, persons, seed, scans if lesions else ())
                 for name, (widths, state) in starts.items()
             }
-            if scratch:
-                widths = base.architecture["widths"]
-                rows[SCRATCH] = with_head(comparison, base, widths, None, persons, seed)
             models = {name: answering(row, comparison.device) for name, row in rows.items()}
             found = (
                 Result(system, f"{percent:g} %, {SEQUENCES[scan.sequence]}", scan.name, metric, value, unit)
@@ -120,14 +131,17 @@ def _table(
                 for system, metric, value, unit in measure(scan, models)
             )
             yield from repeated(found, seed, rows, seed == comparison.seeds[0])
+            for name, row in rows.items() if lesions else ():
+                steps = steps_to_convergence(row.curve)
+                yield Result(name, f"{percent:g} %, convergence", "training", "steps", steps, seed=seed)
 
 
-def encoders(comparison: Comparison, seed: int) -> dict[str, tuple[list[int], dict[str, Tensor]]]:
+def encoders(comparison: Comparison, seed: int) -> dict[str, tuple[list[int], dict[str, Tensor] | None]]:
     """Widths and states of the encoders: the three methods, trained here alike, and the given weights'."""
     base = recipe_for(comparison, "seqinv-compact", "seqinv")
     people = {1.0: comparison.population.people(comparison.train)}
     samples = 2 if comparison.anatomies.scale == "sloppy" else base.stages[-1].samples
-    found: dict[str, tuple[list[int], dict[str, Tensor]]] = {}
+    found: dict[str, tuple[list[int], dict[str, Tensor] | None]] = {}
     for view in VIEWS:
         recipe = replace(base, name=f"seqinv-{view}", generator={**base.generator, "view": view})
         recipe = comparison.sized(recipe, comparison.size.pretraining, seed, samples)
@@ -144,7 +158,7 @@ def heads_recipe(comparison: Comparison, head: str, channels: int, lesions: floa
     base = recipe_for(comparison, "seqinv-heads-compact", "seqinv-heads")
     side = comparison.size.field
     losses = {**base.losses, **({"field_of_view": [side] * 3} if side else {})}
-    generator = {**base.generator, "sequences": ["mprage"], "lesion_probability": lesions}
+    generator = {**base.generator, "sequences": [DOMAIN], "lesion_probability": lesions}
     architecture = {**base.architecture, "heads": {head: channels}}
     return replace(base, name=f"seqinv-{head}", architecture=architecture, generator=generator, losses=losses)
 
@@ -156,13 +170,34 @@ def with_head(
     state: Mapping[str, Tensor] | None,
     persons: tuple[str, ...],
     seed: int,
+    watched: Sequence[MeasuredScan] = (),
 ) -> Row:
-    """A head on a frozen encoder; without a state encoder and head from scratch."""
+    """A head on a frozen encoder; without a state encoder and head from scratch.
+
+    How well lesions are found in the ``watched`` scans in the domain is noted on the way.
+    """
     recipe = replace(base, architecture={**base.architecture, "widths": widths})
     recipe = comparison.sized(recipe, comparison.size.steps, seed, base.stages[-1].samples)
     objective = HeadsObjective({1.0: comparison.population.people(persons)}, recipe)
     adapt = None if state is not None else unfreeze
-    return train(comparison, recipe, objective, persons, initial=state, adapt=adapt)
+    figure = lesion_dice(watched, recipe, comparison.device) if watched else None
+    return train(comparison, recipe, objective, persons, initial=state, measure=figure, adapt=adapt)
+
+
+def lesion_dice(scans: Sequence[MeasuredScan], recipe: Recipe, device: str) -> Measure:
+    """Mean Dice of a network's lesion maps of the scans in the domain."""
+    known = [scan for scan in scans if scan.sequence == DOMAIN]
+
+    def measure(network: nn.Module) -> float:
+        # A copy: a model's parameters are not trained any more.
+        model = answering(Row(deepcopy(network), recipe), device)
+        found = [
+            dice((_ask(model, scan.prepared, "lesion") > 0.5) & scan.brain, scan.lesion & scan.brain)
+            for scan in known
+        ]
+        return sum(found) / len(found)
+
+    return measure
 
 
 def unfreeze(network: nn.Module) -> None:
@@ -223,7 +258,7 @@ def measure_infarcts(
 ) -> Iterator[tuple[str, str, float, str]]:
     """The figures of lesion maps."""
     answers = {name: _ask(model, scan.prepared, "lesion") for name, model in models.items()}
-    sign = -1 if scan.sequence == "mprage" else 1
+    sign = -1 if scan.sequence == DOMAIN else 1
     answers["intensity"] = outstanding(sign * scan.image.numpy(), scan.brain)
     for system, answer in answers.items():
         for metric, value, unit in lesion_figures(answer * scan.brain, scan.lesion & scan.brain, scan.brain):
