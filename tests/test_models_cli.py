@@ -96,7 +96,7 @@ def test_fetch_tells_where_to_get_what_it_may_not_download(capsys):
     assert "github.com/peirong26/PEPSI" in told
     assert "bidsrep-models add pepsi pepsi_pretrained.pth" in told
     assert main(["fetch", "nix"]) == 69
-    assert main(["fetch", "bidsrep-pepsi-5"]) == 0
+    assert main(["fetch", "bidsrep-pepsi-6"]) == 0
 
 
 @pytest.fixture

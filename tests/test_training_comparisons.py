@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from bidsrep.cli import evaluate
 from bidsrep.cli.train import main
-from bidsrep.errors import InputError
+from bidsrep.errors import InputError, UsageError
 from bidsrep.evaluation.results import Result, to_markdown
 from bidsrep.models.registry import load_model
 from bidsrep.models.seqinv import SeqInv
-from bidsrep.models.weights import write_weights
+from bidsrep.models.weights import read_weights, write_weights
 from bidsrep.tasks.denoising import NOISE_STD
 from bidsrep.tasks.lesion import LESION
 from bidsrep.tasks.registration import SLOPPY
+from bidsrep.training.calibrate import SLOPE, THRESHOLDS, best_threshold, calibrate, dice_above
 from bidsrep.training.labelled_objective import LabelledObjective, task_loss
 from bidsrep.training.protocols import brainid_training, cifl, pepsi, seqinv
 from bidsrep.training.protocols.anatomies import SCALES, Anatomies
@@ -337,6 +338,52 @@ class TestSeqInv:
         seqinv.unfreeze(network)
         assert all(value.requires_grad for value in network.train().parameters())
         assert network.get_submodule("encoder").training
+
+
+class TestCalibration:
+    def test_dice_of_every_threshold(self) -> None:
+        generator = np.random.default_rng(0)
+        lesion = generator.random(2000) < 0.1
+        logits = generator.normal(size=2000) + 2 * lesion
+        for threshold, value in zip(THRESHOLDS, dice_above(logits, lesion), strict=True):
+            marked = logits > threshold
+            assert value == pytest.approx(2 * (marked & lesion).sum() / (marked.sum() + lesion.sum()))
+
+    def test_the_highest_threshold_that_costs_little(self) -> None:
+        rows = np.stack([np.exp(-((THRESHOLDS - middle) ** 2)) for middle in (1.0, 1.4)])
+        assert 1.2 < best_threshold(rows) < 1.6
+        assert best_threshold(rows[:1]) < best_threshold(rows)
+
+    def test_only_the_lesion_maps_change(self, data: Path, tmp_path: Path) -> None:
+        before = write_random_weights(tmp_path, "pepsi")
+        options = [
+            "--weights",
+            str(before),
+            "--data",
+            str(data),
+            "--participant-label",
+            "a",
+            "--device",
+            "cpu",
+        ]
+        assert main(["calibrate", *options, "--edition", "9", "--out", str(tmp_path / "out")]) == 0
+        after = tmp_path / "out" / "pepsi.safetensors"
+        (old, _), (new, card) = read_weights(before), read_weights(after)
+        changed = {key for key in old if not torch.equal(old[key], new[key])}
+        assert changed == {"head.final_conv_pathol.weight", "head.final_conv_pathol.bias"}
+        assert card["weights"]["id"] == "bidsrep-pepsi-9"
+        said = card["training"]["calibrated"]
+        threshold = float(said.split("(logit - ")[1].split(")")[0])
+        volume = torch.rand(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(2))
+        one, two = (load_model("pepsi", path).predict(volume) for path in (before, after))
+        moved = torch.sigmoid(SLOPE * (torch.logit(one["lesion"].double()) - threshold))
+        assert torch.allclose(moved.float(), two["lesion"], atol=1e-4)
+        assert torch.equal(one["T1w"], two["T1w"])
+
+    def test_without_a_lesion_head(self, data: Path, tmp_path: Path) -> None:
+        path = write_random_weights(tmp_path, "brainid")
+        with pytest.raises(UsageError, match="no lesion head of one convolution"):
+            calibrate(load_model("brainid", path), path, [data], ["sub-a"], tmp_path, edition="1")
 
 
 class TestRegistration:

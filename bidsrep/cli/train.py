@@ -146,6 +146,22 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """Write weights whose lesion maps have their operating point where they overlap best with lesions."""
+    from bidsrep.models.library import find_weights
+    from bidsrep.models.registry import load_model
+    from bidsrep.training.calibrate import calibrate as run
+
+    path = find_weights("pepsi", options.weights)
+    model = load_model("pepsi", options.weights, options.device)
+    persons = [f"sub-{label}" for label in options.participant_label]
+    weights, card = run(
+        model, path, list(options.data), persons, options.out, edition=options.edition, seed=options.seed
+    )
+    print(f"{weights}\n{card}")
+    return 0
+
+
 def _export_onto(options: argparse.Namespace, training: dict[str, str]) -> int:
     from bidsrep.models.library import find_weights
     from bidsrep.training.graft import export_onto
@@ -241,6 +257,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="prepared anatomies (and lesion shapes); only a recipe of random shapes alone needs none",
             )
         _ADD[name](command)
+    _add_calibrate(commands.add_parser("calibrate", help="set where PEPSI's lesion maps say 0.5"))
     _add_finetune(commands.add_parser("finetune", help="train on your own labelled scans"))
     evaluate.add_arguments(commands.add_parser("evaluate", help="measure weights"))
     return parser
@@ -346,6 +363,25 @@ def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, nargs="+", default=(), help="with --join: prepared anatomies")
     command.add_argument("--edition", default="1", help="goes into the weights' id")
     command.add_argument("--data-description", help="what the card says the weights were trained on")
+
+
+def _add_calibrate(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=calibrate)
+    command.add_argument("--weights", help="a safetensors file, or an id; default: the bundled ones")
+    command.add_argument(
+        "--data", type=types.path, nargs="+", required=True, help="prepared anatomies, lesion shapes"
+    )
+    command.add_argument("--out", type=types.path, required=True, help="folder to write to")
+    command.add_argument(
+        "--participant-label",
+        nargs="+",
+        type=types.subject,
+        default=(),
+        help="who is shown; default: those that the weights never saw",
+    )
+    command.add_argument("--edition", default="1", help="goes into the weights' id")
+    command.add_argument("--seed", type=int, default=20, help="of the images")
+    command.add_argument("--device", type=types.device, default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 _ADD = {"pretrain": _add_pretrain, "sample": _add_sample, "export": _add_export}

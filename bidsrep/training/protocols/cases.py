@@ -62,7 +62,7 @@ def draw_cases(
                 continue
             name = f"{person} {number + 1}" if number else person
             generator = comparison.anatomies.generator(person, number)
-            subject = _still(source, generator, lesions, comparison.population.priors)
+            subject = undeformed(source, generator, lesions, comparison.population.priors)
             for contrast in contrasts:
                 case = draw_case(subject, source, task, contrast, generator, longest)
                 example = Example(name, person, folder / f"{person}-{number + 1}_{contrast}")
@@ -93,6 +93,14 @@ def draw_case(
         "label": label_of(subject, source, task),
     }
     return {kind: volume[box].contiguous() for kind, volume in volumes.items()}
+
+
+def undeformed(source: Source, generator: torch.Generator, lesions: bool, priors: list[Tensor]) -> Subject:
+    """A person as they are; with ``lesions``, some of the shapes of ``priors`` where they have none of their own."""
+    subject = still(source, generator, STILL)
+    if lesions and not bool(subject.lesion.any()):
+        subject = still(source, generator, replace(STILL, lesion_probability=1.0), priors)
+    return subject
 
 
 def contrast_of(subject: Subject, source: Source, contrast: str) -> Tensor:
@@ -134,10 +142,3 @@ def central_box(brain: Tensor, longest: int, lesion: Tensor | None = None) -> tu
         first = min(max(centre - length // 2, side.start), side.stop - length)
         found.append(slice(first, first + length))
     return tuple(found)
-
-
-def _still(source: Source, generator: torch.Generator, lesions: bool, priors: list[Tensor]) -> Subject:
-    subject = still(source, generator, STILL)
-    if lesions and not bool(subject.lesion.any()):
-        subject = still(source, generator, replace(STILL, lesion_probability=1.0), priors)
-    return subject
