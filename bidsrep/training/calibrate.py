@@ -86,7 +86,11 @@ def calibrate(
     LOGGER.info("%s", said)
     state[key + "bias"] = _moved(state[key + "bias"], threshold)
     state[key + "weight"] = _moved(state[key + "weight"], 0.0)
-    training = {**card.get("training", {}), "calibrated": said, "calibrated_sha256": card["weights"]["sha256"]}
+    training = {
+        **card.get("training", {}),
+        "calibrated": said,
+        "calibrated_sha256": card["weights"]["sha256"],
+    }
     named = {**card["weights"], "id": f"bidsrep-{model.name}-{edition}"}
     path = write_weights(
         out / f"{model.name}.safetensors", state, {**card, "weights": named, "training": training}
