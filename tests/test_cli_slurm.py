@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,27 @@ def test_an_interrupted_run_leaves_no_measure(lab: Lab) -> None:
     with pytest.raises(KeyboardInterrupt), measured([lab.out], Settings(bids_dir=lab.bids, out_dir=lab.out)):
         raise KeyboardInterrupt
     assert not lab.out.exists()
+
+
+def test_no_memory_left_to_measure_memory(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[object] = []
+    asked = threading.Event()
+
+    def none_left(process: int) -> int:
+        if threading.current_thread() is threading.main_thread():
+            return 2**30
+        asked.set()
+        raise MemoryError
+
+    monkeypatch.setattr("bidsrep.workflows.usage.INTERVAL_S", 0.01)
+    monkeypatch.setattr("bidsrep.workflows.usage.resident", none_left)
+    monkeypatch.setattr(threading, "excepthook", left.append)
+    with measured([lab.root], Settings(bids_dir=lab.bids, out_dir=lab.out)):
+        assert asked.wait(10)
+    usage = Usage.read(lab.root / "usage.json")
+    assert usage is not None
+    assert usage.peak_gb == 1
+    assert not left
 
 
 def test_memory_of_started_processes_counts(lab: Lab) -> None:

@@ -53,8 +53,12 @@ def measured(folders: Sequence[Path], settings: Settings) -> Iterator[None]:
     started, peak, ended = time.monotonic(), [0], threading.Event()
 
     def watch() -> None:
-        while not ended.wait(INTERVAL_S):
-            peak[0] = max(peak[0], resident(os.getpid()))
+        # Where memory is out, an exception that leaves a thread can hang the whole process (Python 3.11).
+        try:
+            while not ended.wait(INTERVAL_S):
+                peak[0] = max(peak[0], resident(os.getpid()))
+        except MemoryError:
+            pass
 
     watcher = threading.Thread(target=watch, name="usage", daemon=True)
     watcher.start()
