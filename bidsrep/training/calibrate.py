@@ -32,6 +32,7 @@ THRESHOLDS = np.arange(-6, 6.05, 0.1)
 WITHIN = 0.95
 """Of the best mean Dice: the highest such threshold is taken, as false lesions cost a reader more than Dice says."""
 SLOPE = 2.0
+"""Spreads what is above the threshold: where features have unit length, logits end little above it."""
 NO_HEAD = "{}: the weights have no lesion head of one convolution, which alone can be calibrated"
 
 

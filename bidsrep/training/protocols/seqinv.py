@@ -116,10 +116,10 @@ def _table(
     scans = measured_scans(comparison, base)
     for seed in comparison.seeds:
         starts = encoders(comparison, seed)
+        if lesions:
+            starts[SCRATCH] = base.architecture["widths"], None
         for percent in SHARES:
             persons = comparison.share(percent)
-            if lesions:
-                starts[SCRATCH] = base.architecture["widths"], None
             rows = {
                 name: with_head(comparison, base, widths, state, persons, seed, scans if lesions else ())
                 for name, (widths, state) in starts.items()
