@@ -125,6 +125,20 @@ def test_unusable_files_are_problems_and_the_others_go_on(make_bids: MakeBids) -
     assert len(told.splitlines()) == 4
 
 
+def test_folders_whose_labels_are_not_bids_are_told(
+    make_bids: MakeBids, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = ("sub-01/ses-2019-01-02/anat/sub-01_T1w.nii.gz", "sub-A_03/anat/sub-A_03_T1w.nii.gz")
+    root = make_bids(
+        (*TWO_SUBJECTS, *odd, "sub-01/ses-x_y/func/a_bold.nii.gz", "sub-03/ses-1_1/anat/x_T1w.nii.gz")
+    )
+    folders = [problem.split("folder's label")[0] for problem in complaints(root)]
+    assert folders == [f"{root}/sub-01/ses-2019-01-02: the ", f"{root}/sub-03/ses-1_1: the "]
+    assert found(root)["sub-01_ses-A"] == ["T1w", "acq-tra_run-1_FLAIR", "acq-tra_run-2_FLAIR"]
+    assert "sub-A_03" in caplog.text
+    assert not complaints(root, session_label=("A",))
+
+
 def test_twins_are_refused_because_their_results_would_share_a_name(make_bids: MakeBids) -> None:
     anat = "sub-01/anat/sub-01"
     root = make_bids([f"{anat}_T1w.nii.gz", f"{anat}_T1w.nii", f"{anat}_dir-AP_FLAIR.nii", f"{anat}_T2w.nii"])

@@ -83,6 +83,16 @@ class TestReference:
         assert choose_reference(scans, "FLAIR").key == "FLAIR"
         assert choose_reference(scans[2:3]).key == "ce-gad_T1w"
 
+    def test_of_several_the_finest_voxels_win(self, make_bids: MakeBids) -> None:
+        for key, zooms in {
+            "acq-2d_T1w": (1, 1, 6),
+            "acq-mprage_T1w": (1, 1, 1),
+            "ce-gd_T1w": (0.8,) * 3,
+        }.items():
+            root = make_bids([f"sub-01/anat/sub-01_{key}.nii.gz"], zooms=zooms)
+        scans = [scan(f"sub-01_{key}.nii.gz", root) for key in ("acq-2d_T1w", "acq-mprage_T1w", "ce-gd_T1w")]
+        assert choose_reference(scans).key == "acq-mprage_T1w"
+
     def test_otherwise_the_finest_voxels_win(self, make_bids: MakeBids) -> None:
         names = {"FLAIR": (1, 1, 3), "T2w": (0.5, 0.5, 3), "PDw": (1.2, 1.2, 1.2)}
         for key, zooms in names.items():

@@ -11,6 +11,7 @@ import re
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ NOT_BIDS_MSG = (
 )
 NO_SCANS_MSG = "{}: nothing to process: no {} scan{} was found. Looked at {} subject(s)."
 BAD_NAME = ("the name is not a BIDS name", "Rename it like sub-01[_ses-A][_acq-x][_run-1]_T1w.nii.gz")
+BAD_FOLDER = (
+    "the folder's label is not a BIDS label",
+    "Rename it with letters and digits alone, and its files like it",
+)
+BAD_FOLDERS = "%s: %d folder(s) are left out, since a BIDS label has letters and digits alone: %s."
 MISPLACED = ("the name and the folders it lies in disagree about the subject or session", "Rename or move it")
 DANGLING = ("the file's content is not there (a dangling link)", "Fetch it, for example with 'datalad get'")
 EVERYBODY = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -88,7 +94,10 @@ def find_subjects(bids_dir: Path, wanted: Sequence[str] = ()) -> list[str]:
         missing = [label for label in wanted if not (bids_dir / f"sub-{label}").is_dir()]
         if not missing:
             return sorted(set(wanted))
-    there = sorted(m[1] for name in _folders(bids_dir) if (m := _SUBJECT.fullmatch(name)))
+    folders = [name for name in _folders(bids_dir) if name.startswith("sub-")]
+    there = sorted(m[1] for name in folders if (m := _SUBJECT.fullmatch(name)))
+    if odd := sorted(name for name in folders if not _SUBJECT.fullmatch(name)):
+        LOGGER.warning(BAD_FOLDERS, bids_dir, len(odd), ", ".join([*odd[:5], *(["..."] if odd[5:] else [])]))
     if not there:
         raise InputError(NOT_BIDS_MSG.format(bids_dir, "it has no sub-* folder") + ".")
     if wanted:
@@ -123,6 +132,14 @@ def _subject_sessions(
         )
         return [Session(subject, None, problems=(problem,))]
     found = [make_session(settings.bids_dir, subject, label, files[label], filters) for label in candidates]
+    odd = sorted(name for name in names if name.startswith("ses-") and not _SESSION.fullmatch(name))
+    odd = [name for name in odd if os.path.isdir(f"{folder}/{name}/anat")]
+    if odd and not settings.session_label:
+        problems = tuple(ImageError(Path(folder, name), *BAD_FOLDER) for name in odd)
+        if found and found[0].session is None:
+            found[0] = replace(found[0], problems=found[0].problems + problems)
+        else:
+            found.insert(0, Session(subject, None, problems=problems))
     return [session for session in found if session.scans or session.problems]
 
 

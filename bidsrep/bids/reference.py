@@ -13,16 +13,23 @@ UNREADABLE = (math.inf, math.inf, math.inf)
 def choose_reference(scans: Sequence[Scan], prefer: str = "T1w") -> Scan:
     """Choose a session's reference scan.
 
-    The scan of the preferred suffix; without contrast agent first, then the lowest name. If there is
-    none, or `prefer` is ``finest``, the scan with the finest voxels.
+    A scan of the preferred suffix, or any if there is none or `prefer` is ``finest``; of these one without
+    contrast agent, where its contrast is the preferred one, then the one with the finest voxels, then the first by name.
     """
     if not scans:
         msg = "a session without scans has no reference"
         raise ValueError(msg)
-    preferred = [scan for scan in scans if scan.suffix == prefer]
-    if preferred:
-        return min(preferred, key=lambda scan: ("ce" in scan.entities, scan.key))
-    return min(scans, key=lambda scan: (fineness(header_zooms(scan.path)), "ce" in scan.entities, scan.key))
+    candidates = [scan for scan in scans if scan.suffix == prefer]
+    is_preferred = bool(candidates)
+    candidates = candidates or list(scans)
+    if len(candidates) == 1:
+        return candidates[0]  # no header need be read
+
+    def rank(scan: Scan) -> tuple[bool, tuple[float, float], bool, str]:
+        enhanced = "ce" in scan.entities
+        return is_preferred and enhanced, fineness(header_zooms(scan.path)), enhanced, scan.key
+
+    return min(candidates, key=rank)
 
 
 def fineness(zooms: Sequence[float]) -> tuple[float, float]:

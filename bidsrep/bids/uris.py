@@ -27,15 +27,19 @@ class DatasetRoots:
     def uri(self, path: Path) -> str:
         """Name a file: ``bids::`` for our own, ``bids:raw:`` and ``bids:<name>:`` for what was read.
 
-        Datasets may lie in one another (``<raw>/derivatives/bidsrep``): the innermost one counts.
+        Datasets may lie in one another (``<raw>/derivatives/bidsrep``): the innermost one counts. A file lies
+        where its dataset shows it, even if a folder on the way is a link to elsewhere.
         """
         roots = {"": self.out_dir, "raw": self.bids_dir, **self.derivatives}
-        place = _real(path.parent) / path.name  # not the file itself: annexed files are links to elsewhere
-        inside = {name: real for name, root in roots.items() if place.is_relative_to(real := _real(root))}
-        if not inside:
-            raise ValueError(OUTSIDE_MSG.format(path))
-        name = max(inside, key=lambda name: len(inside[name].parts))
-        return f"bids:{name}:{quote(place.relative_to(inside[name]).as_posix(), safe='/+')}"
+        for resolve in (os.path.abspath, os.path.realpath):
+            place = Path(resolve(path.parent)) / path.name  # not the file itself: annexed files are links
+            inside = {
+                name: r for name, root in roots.items() if place.is_relative_to(r := Path(resolve(root)))
+            }
+            if inside:
+                name = max(inside, key=lambda name: len(inside[name].parts))
+                return f"bids:{name}:{quote(place.relative_to(inside[name]).as_posix(), safe='/+')}"
+        raise ValueError(OUTSIDE_MSG.format(path))
 
     def path(self, uri: str) -> Path | None:
         """Give the place a URI of `uri` names; None if its dataset is none of this run's."""
