@@ -148,6 +148,17 @@ def test_a_plugin_file_wins(tmp_path):
     assert make_plugin(settings) == ("SGE", {"max_jobs": 3})
 
 
+@pytest.mark.parametrize(("name", "mended"), [("MultiProc", MultiProcPlugin), ("Linear", LinearPlugin)])
+def test_a_plugin_file_gets_the_mended_plugins(tmp_path, name, mended):
+    path = tmp_path / "plugin.yml"
+    path.write_text(f"plugin: {name}\nplugin_args: {{n_procs: 2, raise_insufficient: true}}\n")
+    plugin, arguments = make_plugin(Settings(bids_dir=tmp_path, out_dir=tmp_path, nprocs=5, use_plugin=path))
+    assert isinstance(plugin, mended)
+    assert (arguments["n_procs"], arguments["raise_insufficient"]) == (2, True)
+    if name == "MultiProc":
+        assert arguments["mp_context"] == "forkserver"
+
+
 def test_dependencies_are_counted_as_they_are_added_up():
     generator = np.random.default_rng(0)
     plain = sparse.lil_matrix((generator.random((40, 40)) < 0.05).astype(float))

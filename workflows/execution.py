@@ -124,7 +124,8 @@ def make_plugin(
     Parameters
     ----------
     settings : Settings
-        ``use_plugin`` names a YAML or JSON file that wins; otherwise ``nprocs`` decides.
+        ``use_plugin`` names a YAML or JSON file that wins; otherwise ``nprocs`` decides. Of ``Linear``, ``MultiProc``
+        and ``SLURM`` the mended versions are taken (`bidsrep.workflows.plugins`, `bidsrep.workflows.slurm_plugin`).
     status_callback : callable, optional
         Called with a node and ``start``, ``end`` or ``exception``.
     gpus : int
@@ -132,29 +133,34 @@ def make_plugin(
     isolate : bool
         One step at a time, in a process of its own: after a worker was killed, to see which step it was.
     """
-    told = {"status_callback": status_callback} if status_callback else {}
+    name = ""
+    told: dict[str, Any] = {"status_callback": status_callback} if status_callback else {}
     if settings.use_plugin:
         name, arguments = _plugin_of_file(settings.use_plugin)
         if name.endswith("Graph"):
             raise UsageError(NO_GRAPH.format(settings.use_plugin, name, name.removesuffix("Graph")))
-        if name != "SLURM":
+        if name not in ("SLURM", "Linear", "MultiProc"):
             return name, told | arguments
-        from bidsrep.workflows.slurm_plugin import SlurmPlugin
+        if name == "SLURM":
+            from bidsrep.workflows.slurm_plugin import SlurmPlugin
 
-        return SlurmPlugin(told | arguments), told | arguments
+            return SlurmPlugin(told | arguments), told | arguments
+        told |= arguments
     from bidsrep.workflows.plugins import LinearPlugin, MultiProcPlugin
 
-    if settings.nprocs == 1 and not isolate:
+    if not isolate and (name == "Linear" or (not name and settings.nprocs == 1)):
         return LinearPlugin(plugin_args=told), told
 
-    arguments = told | {
-        "n_procs": 1 if isolate else settings.nprocs,
+    arguments = {
+        "n_procs": settings.nprocs,
         "memory_gb": settings.mem_gb,
         "n_gpu_procs": gpus,
         "raise_insufficient": False,
         "scheduler": "tsort",
         "mp_context": "forkserver",  # CUDA cannot be used in a forked process
-    }
+    } | told
+    if isolate:
+        arguments["n_procs"] = 1
     return MultiProcPlugin(plugin_args=arguments), arguments
 
 
