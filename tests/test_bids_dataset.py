@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bidsrep.bids.dataset import IGNORED, descriptions_tsv, write_dataset_files
+from bidsrep.bids.dataset import IGNORED, descriptions, descriptions_tsv, write_dataset_files
 from bidsrep.bids.methods import (
     CITED,
     MODEL_SENTENCES,
@@ -86,6 +86,29 @@ def test_a_later_run_adds_its_links_and_labels(settings: Settings, tmp_path: Pat
     labels = (settings.out_dir / "descriptions.tsv").read_text()
     assert "desc-pepsiFromT2starw\t" in labels
     assert "desc-brainidFromT2starw\t" in labels
+
+
+def test_every_label_of_a_model_is_described(settings: Settings) -> None:
+    crl = replace(settings, models=("brainid", "crl"), target_contrast=("TR=2.3,TE=0.003,TI=0.9",))
+    rows = descriptions(
+        crl, ["FLAIR"], {"brainid": ["superres", "dseg", "synthetic", ""], "crl": ["synthetic"]}
+    )
+    assert rows["desc-brainidSuperresFromFLAIR"] == "The FLAIR scan at 1 mm, its slices sharpened by brainid"
+    assert "TR" in rows["desc-crlTR2300TE3TI900FromFLAIR"]
+    assert {label for label in rows if "brainid" in label} == {
+        "desc-brainid",
+        "desc-brainidFromFLAIR",
+        "desc-brainidSuperresFromFLAIR",
+    }
+
+
+def test_models_of_earlier_runs_stay_cited(settings: Settings) -> None:
+    for name in ("pepsi", "brainid"):
+        write_dataset_files(replace(settings, models=(name,)))
+    for name in ("CITATION.md", "CITATION.bib"):
+        text = (settings.out_dir / "logs" / name).read_text()
+        assert all(model in text for model in ("pepsi", "brainid"))
+        assert "seqinv" not in text
 
 
 def test_broken_earlier_files_are_replaced(settings: Settings) -> None:

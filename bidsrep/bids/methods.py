@@ -6,6 +6,7 @@ identically. References are Markdown citations (``[@key]``) into ``data/boilerpl
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from bidsrep import __version__
 from bidsrep.bids.files import write_text
-from bidsrep.settings import BUNDLED_TEMPLATE, Settings
+from bidsrep.settings import BUNDLED_TEMPLATE, MODELS, Settings
 
 MODEL_SENTENCES = {
     "pepsi": (
@@ -124,8 +125,13 @@ def bibliography(text: str) -> str:
 
 
 def write_citation(out_dir: Path, settings: Settings) -> list[Path]:
-    """Write ``logs/CITATION.md`` and ``.bib``; give their paths."""
-    text = methods_text(settings)
+    """Write ``logs/CITATION.md`` and ``.bib``, on models that left results earlier as well; give their paths."""
+    try:
+        described = (out_dir / "descriptions.tsv").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        described = ""
+    earlier = [name for name in MODELS if f"\ndesc-{name}\t" in described and name not in settings.models]
+    text = methods_text(replace(settings, models=(*settings.models, *earlier)) if earlier else settings)
     markdown, bibtex = out_dir / "logs" / "CITATION.md", out_dir / "logs" / "CITATION.bib"
     write_text(markdown, text)
     write_text(bibtex, bibliography(text))
