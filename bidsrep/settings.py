@@ -18,6 +18,7 @@ from bidsrep.toml import dump_toml
 
 LEVELS = ("participant", "group")
 MODELS = ("pepsi", "brainid", "seqinv", "crl", "cifl")
+MASK_NETWORKS = ("brainmask", "synthstrip")
 TASKS = ("T1w", "T2w", "FLAIR", "lesion", "seg", "tissue", "superres", "bias", "denoised")
 TO_ORDER = "crl"
 """The model that makes any contrast, from and to acquisition parameters."""
@@ -135,6 +136,10 @@ class Settings:
             if not getattr(self, name):
                 msg = f"{option_of(name)}: give at least one value."
                 raise UsageError(msg)
+        if unknown := [name for name in self.weights if name not in (*MODELS, *MASK_NETWORKS)]:
+            known = ", ".join((*MODELS, *MASK_NETWORKS))
+            msg = f"--weights: {', '.join(unknown)} is no network. There are {known}."
+            raise UsageError(msg)
         if self.target_contrast and TO_ORDER not in self.models:
             msg = f"--target-contrast: none of the chosen models ({', '.join(self.models)}) makes contrasts to order."
             raise UsageError(msg)

@@ -7,7 +7,7 @@ import pytest
 from bidsrep.bids.names import log_dir, output_path, report_path, resolution_label, sanitise, sidecar_path
 from bidsrep.bids.outputs import brain_mask, kind_of, output, output_kinds, preproc
 from bidsrep.bids.scans import Scan, Session
-from bidsrep.bids.sidecars import build_sidecar, model_entry, write_sidecar
+from bidsrep.bids.sidecars import build_sidecar, model_entry, scan_name, write_sidecar
 from bidsrep.bids.uris import DatasetRoots
 
 OUT, RAW = Path("/derivatives"), Path("/raw")
@@ -152,6 +152,11 @@ class TestSidecars:
         assert write_sidecar(image, {"Description": "x"}) == beside == tmp_path / "sub-01_T1w.json"
         assert beside.stat().st_mtime_ns == before
 
+    def test_the_raw_scan_is_found_among_the_sources(self) -> None:
+        sources = ["bids:masks:sub-01/anat/m.nii.gz", "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"]
+        assert scan_name({"Sources": sources}) == "sub-01_T1w.nii.gz"
+        assert scan_name({"Sources": sources[:1]}) == scan_name({"Sources": 3}) == scan_name({}) == ""
+
 
 class TestUris:
     """BIDS URIs and the links they need."""
@@ -178,6 +183,15 @@ class TestUris:
         (tmp_path / "link").symlink_to(tmp_path / "real")
         roots = DatasetRoots(tmp_path / "out", tmp_path / "link")
         assert roots.uri(tmp_path / "real" / "sub-01" / "a.nii") == "bids:raw:sub-01/a.nii"
+
+    def test_a_linked_subject_is_named_where_it_is_seen(self, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere" / "sub-01" / "anat").mkdir(parents=True)
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "sub-01").symlink_to(tmp_path / "elsewhere" / "sub-01")
+        scan = tmp_path / "raw" / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+        assert DatasetRoots(tmp_path / "out", tmp_path / "raw").uri(scan) == (
+            "bids:raw:sub-01/anat/sub-01_T1w.nii.gz"
+        )
 
     def test_a_file_of_no_dataset_has_no_uri(self) -> None:
         with pytest.raises(ValueError, match="none of the datasets"):

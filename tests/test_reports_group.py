@@ -76,6 +76,13 @@ class TestTables:
             second = table(path.with_name(f"bidsrep_{name}_visit2.tsv"))
             assert [(row["participant_id"], row["session_id"]) for row in second] == [("sub-01", "ses-B")]
 
+    def test_a_session_without_results_is_a_visit_all_the_same(self, run):
+        run.session("01", "C")
+        shutil.rmtree(run.out_dir / "sub-01" / "ses-B" / "anat")
+        run_group(settings_of(run.out_dir))
+        third = table(run.out_dir / "phenotype" / "bidsrep_volumes_visit3.tsv")
+        assert [row["session_id"] for row in third] == ["ses-C"]
+
     def test_every_column_of_the_phenotype_is_described(self, run):
         run_group(settings_of(run.out_dir))
         for path in (run.out_dir / "phenotype").glob("*.tsv"):

@@ -53,9 +53,9 @@ class TestSessions:
         assert result.missing == ("pepsi: bias field from T1w",)
 
     def test_sessions_are_sorted_and_apart(self, run):
-        for session in ("B", "A"):
+        for session in ("10", "B", "2", "A"):
             run.session("01", session)
-        assert [result.session for result in read_subject(run.out_dir, "01")] == ["A", "B"]
+        assert [result.session for result in read_subject(run.out_dir, "01")] == ["2", "10", "A", "B"]
 
     def test_entities_tell_scans_apart(self, run):
         run.session("01")
@@ -89,7 +89,7 @@ class TestWhatIsMissing:
         place = run.session("01")
         record = {"fingerprint": {}, "outputs": {}, "failed": ["T2w"]}
         write(session_dir(run.out_dir, place, "log") / "completed-pepsi.json", json.dumps(record))
-        assert read_subject(run.out_dir, "01")[0].missing == ("everything from T2w",)
+        assert read_subject(run.out_dir, "01")[0].missing == ("pepsi: everything from T2w",)
 
     def test_a_folder_with_a_log_alone_is_a_failure(self, run):
         run.crash("01", "A")

@@ -72,6 +72,7 @@ def test_every_field_is_written_unless_none() -> None:
         ({"modalities": ()}, "--modalities"),
         ({"analysis_level": ("dataset",)}, "the analysis level: 'dataset'"),
         ({"target_contrast": ("TR=1",)}, "--target-contrast"),
+        ({"weights": {"pepis": "a.pth"}}, "--weights: pepis is no network. There are pepsi,"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(wrong: dict, told: str) -> None:

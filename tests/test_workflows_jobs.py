@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from bidsrep.workflows.jobs import SessionJob, failed_subjects
 from bidsrep.workflows.models import RunModels, describe_models
 from bidsrep.workflows.plan import ModelSpec, SessionPlan
 from bidsrep.workflows.plugins import KILLED
+from bidsrep.workflows.preprocess import _method
 from bidsrep.workflows.run import summary
 
 MODEL = ModelSpec(
@@ -59,6 +61,11 @@ class Case:
         self.job.log_dir.mkdir(parents=True, exist_ok=True)
         path = self.job.log_dir / f"crash-{self.crashes}.txt"
         path.write_text(CRASH.format(node, message))
+
+    def served(self, model: str) -> list[str]:
+        assert self.job.plan is not None
+        scans = self.job.plan.scans
+        return [scan.scan.key for scan in scans if model in {p.model.name for p in scan.predictions}]
 
     def planned(self) -> list[str]:
         assert self.job.plan is not None
@@ -134,8 +141,45 @@ def test_a_killed_step_gets_a_second_chance_but_no_third(case):
     assert not case.job.messages
     case.crash("FLAIR_wf.brainid_wf.represent", KILLED)
     assert case.job.take_stock(case.kept.append)
-    assert case.planned() == ["T1w"]
+    assert case.served("brainid") == ["T1w"]
     assert "memory" in case.job.messages[0]
+
+
+def test_a_model_that_fails_on_a_scan_leaves_it_to_the_other_models(case):
+    case.models = RunModels((MODEL, replace(MODEL, name="pepsi")), {}, {})
+    case.job = case.new_job()
+    case.crash("T1w_wf.brainid_wf.represent")
+    assert case.job.take_stock(case.kept.append)
+    assert case.planned() == ["T1w", "FLAIR"]
+    assert case.job.plan.reference.scan.key == "T1w"
+    assert (case.served("brainid"), case.served("pepsi")) == (["FLAIR"], ["T1w", "FLAIR"])
+    case.write()
+    assert not case.job.take_stock(case.kept.append)
+    assert "T1w, brainid, step represent: scan.nii.gz: is empty." in case.job.messages[0]
+    assert case.new_job().reasons == {"brainid": "T1w failed before"}
+
+
+def test_a_model_that_fails_on_every_scan_leaves_what_was_prepared(case):
+    case.crash("T1w_wf.brainid_wf.represent")
+    case.crash("FLAIR_wf.brainid_wf.represent")
+    assert case.job.take_stock(case.kept.append)
+    case.write()
+    assert not case.job.take_stock(case.kept.append)
+    assert case.job.done
+    assert not case.job.ok
+    assert case.new_job().reasons == {"brainid": "FLAIR, T1w failed before"}
+
+
+def test_scans_prepared_anew_leave_another_model_behind(case):
+    case.write()
+    case.job.take_stock(case.kept.append)
+    case.models = RunModels((replace(MODEL, name="pepsi"),), {}, {})
+    case.settings = replace(case.settings, models=("pepsi",))
+    assert case.new_job().left_behind == {}
+    case.settings = replace(case.settings, resolution=2.0, bias_correct=True)
+    assert case.new_job().left_behind == {"brainid": ["bias_correct", "resolution"]}
+    case.settings = replace(case.settings, models=("pepsi", "brainid"))
+    assert case.new_job().left_behind == {}
 
 
 def test_a_failure_of_the_session_ends_it(case):
@@ -177,8 +221,6 @@ class TestModels:
         )
 
     def change(self, settings: Settings, **changes: object) -> RunModels:
-        from dataclasses import replace
-
         return describe_models(replace(settings, **changes))  # type: ignore[arg-type]
 
     def test_outputs_are_those_of_the_heads(self, settings):
@@ -208,6 +250,29 @@ class TestModels:
     def test_synthstrip_wants_its_weights(self, settings):
         with pytest.raises(WeightsError, match="synthstrip=FILE"):
             self.change(settings, skull_strip="force", skull_strip_method="synthstrip")
+
+    def test_masks_of_synthstrip_name_its_weights(self, settings, tmp_path):
+        file = tmp_path / "synthstrip.1.pt"
+        file.write_bytes(b"weights")
+        weights = settings.weights | {"synthstrip": str(file)}
+        models = self.change(settings, skull_strip="force", skull_strip_method="synthstrip", weights=weights)
+        assert models.mask_entry is not None
+        assert models.mask_entry["Weights"] == "synthstrip.1.pt"
+        assert models.mask_entry["WeightsSHA256"] == sha256_file(file) == models.sha256["synthstrip"]
+        assert _method("synthstrip", dict(models.mask_entry))["Model"]["Name"] == "synthstrip"
+        assert _method("stripped", dict(models.mask_entry)) == {"Method": "stripped"}
+
+    def test_a_task_that_no_model_makes_is_refused(self, settings):
+        with pytest.raises(
+            UsageError, match=r"--tasks: none of .*\(pepsi, brainid\) makes seg\. They make T1w,"
+        ):
+            self.change(settings, tasks=("T1w", "seg"))
+        assert self.change(settings, tasks=("lesion",)).specs
+
+    def test_weights_that_are_not_used_are_told(self, settings, caplog):
+        with caplog.at_level(logging.WARNING, logger="bidsrep"):
+            self.change(settings, models=("brainid",))
+        assert "--weights pepsi: this run does not use them" in caplog.text
 
     def test_other_voxels_than_trained_on_are_told(self, settings, caplog):
         with caplog.at_level(logging.WARNING, logger="bidsrep"):

@@ -13,7 +13,7 @@ from bidsrep.reports.crashes import Crash, crashes_of, read_crash
 from bidsrep.settings import Settings
 from bidsrep.workflows import ledger
 from bidsrep.workflows.models import RunModels
-from bidsrep.workflows.participant import node_prefixes
+from bidsrep.workflows.participant import place_in_plan
 from bidsrep.workflows.plan import ModelSpec, SessionPlan, plan_session
 from bidsrep.workflows.workfolder import WorkFolder
 
@@ -35,6 +35,8 @@ class SessionJob:
         What is to be made; None if nothing is left to do, or nothing can be done.
     inputs : dict
         Name to SHA-256 of what the session is made from, before anything is read.
+    left_behind : dict
+        Models that are not asked for, whose results were made from scans prepared otherwise, to what differs.
     """
 
     session: Session
@@ -43,29 +45,34 @@ class SessionJob:
     reasons: dict[str, str] = field(default_factory=dict)
     plan: SessionPlan | None = None
     failed: list[Scan] = field(default_factory=list)
+    spared: set[tuple[str, str]] = field(default_factory=set)
     messages: list[str] = field(default_factory=list)
     done: bool = False
     crashed: bool = False
     retried: bool = False
     busy: bool = False
     inputs: dict[str, str] = field(default_factory=dict)
+    left_behind: dict[str, list[str]] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, session: Session, settings: Settings, models: RunModels) -> "SessionJob":
         """Find out what is to do in a session."""
         job = cls(session, settings, models.specs)
+        known: ledger.States = {}
         for spec in models.specs:
             alone = plan_session(session, settings, [spec])
             if alone is None:
                 continue
-            wanted = ledger.fingerprint(alone, settings, spec)
+            wanted = ledger.fingerprint(alone, settings, spec, known)
             job.inputs |= {
                 name: state["sha256"] for name, state in wanted["inputs"].items() if state["sha256"]
             }
             reason = ledger.why_stale(session, spec.name, wanted, settings.out_dir)
             if reason is not None:
                 job.reasons[spec.name] = reason
+                others = ledger.left_behind(session, spec.name, wanted, settings.out_dir)
+                job.left_behind |= {n: what for n, what in others.items() if n not in settings.models}
         job.plan = plan_session(session, settings, job.to_do) if job.reasons else None
         job.messages = [str(problem) for problem in session.problems]
         everything = plan_session(session, settings, models.specs)
@@ -109,7 +116,8 @@ class SessionJob:
         ``keep`` writes the provenance of a plan that is carried out, before the session counts as done.
 
         A failed scan is left out of the next pass, in which the others, whose steps are done and not
-        repeated, get to what needs all of them. If it was the reference, another scan takes its place.
+        repeated, get to what needs all of them. If it was the reference, another scan takes its place. Where a
+        model failed on a scan, it is left out of that model's results alone.
         Steps whose process was killed get a second chance, since a neighbour's fall takes them along.
         """
         if self.plan is None:
@@ -128,19 +136,24 @@ class SessionJob:
         if crashes and not self.retried and all(crash.killed for crash in crashes):
             self.retried = True
             return True
-        prefixes = node_prefixes(self.plan)
-        keys = {key for crash in crashes for prefix, key in prefixes.items() if prefix in crash.node}
+        where = {crash: place_in_plan(self.plan, crash.node) for crash in crashes}
         place = f"{self.settings.bids_dir}/"
-        self.messages += [_explain(crash, prefixes).replace(f"{BIDS_DIR}/", place) for crash in crashes]
-        if not keys:
+        self.messages += [_explain(crash, *where[crash]).replace(f"{BIDS_DIR}/", place) for crash in crashes]
+        if not any(key for key, _ in where.values()):
             if not crashes:
                 self.messages.append(
                     f"{len(missing)} files were not written, the first is {missing[0].name}."
                 )
             return False
+        keys = {key for key, model in where.values() if key and not model}
         self.failed += [scan.scan for scan in self.plan.scans if scan.scan.key in keys]
-        self.plan = plan_session(self.session, self.settings, self.to_do, without=self.failed)
+        self.spared |= {(key, model) for key, model in where.values() if model}
+        self.plan = self._plan(self.to_do)
         return self.plan is not None
+
+    def _plan(self, specs: Sequence[ModelSpec]) -> SessionPlan | None:
+        """Plan what can still be done for some models."""
+        return plan_session(self.session, self.settings, specs, self.failed, self.spared)
 
     def _new_crashes(self) -> list[Crash]:
         found = crashes_of(self.log_dir.parent, self.settings.out_dir, self.log_dir.name)
@@ -173,12 +186,17 @@ class SessionJob:
 
     def _finish(self) -> None:
         """Record what is done; if scans were lost on the way, the next run tries them again."""
-        lost = [scan.key for scan in self.failed]
+        known: ledger.States = {}
         for spec in self.to_do:
-            alone = plan_session(self.session, self.settings, [spec], without=self.failed)
+            alone = self._plan([spec])
             assert alone is not None
-            wanted = ledger.fingerprint(alone, self.settings, spec)
-            ledger.record(self.session, spec.name, wanted, alone.paths(), self.settings.out_dir, lost)
+            lost = {scan.key for scan in self.failed} | {
+                key for key, name in self.spared if name == spec.name
+            }
+            wanted = ledger.fingerprint(alone, self.settings, spec, known)
+            ledger.record(
+                self.session, spec.name, wanted, alone.paths(), self.settings.out_dir, sorted(lost), known
+            )
         self.done = True
 
 
@@ -199,8 +217,7 @@ def by_subject(jobs: Sequence[SessionJob]) -> Mapping[str, list[SessionJob]]:
     return groups
 
 
-def _explain(crash: Crash, prefixes: Mapping[str, str]) -> str:
-    """Say which scan failed, at which step, and why."""
-    scan = next((key for prefix, key in prefixes.items() if prefix in crash.node), "")
-    step = crash.node.rpartition(".")[2]
-    return f"{scan or 'session'}, step {step}: {crash.text} (traceback: {crash.file})"
+def _explain(crash: Crash, key: str, model: str) -> str:
+    """Say which scan failed, with which model, at which step, and why."""
+    place = ", ".join(part for part in (key or "session", model) if part)
+    return f"{place}, step {crash.node.rpartition('.')[2]}: {crash.text} (traceback: {crash.file})"

@@ -37,11 +37,31 @@ DECISIVE = (
 )
 """Settings that change what is written; the others say where, how fast and with which machine."""
 
+PREPARING = (
+    "skull_strip",
+    "skull_strip_method",
+    "template",
+    "resolution",
+    "anatomical_reference",
+    "bias_correct",
+    "random_seed",
+    "sloppy",
+)
+"""Those of them that change the prepared scans, which all models of a session share."""
+States = dict[Path, dict[str, Any]]
+"""Size and SHA-256 of files, so that models that share them do not each read them."""
+
 NEVER_DONE = "not done before"
 
 
-def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict[str, Any]:
-    """Describe everything that one model's results in a session depend on; `plan` is for it alone."""
+def fingerprint(
+    plan: SessionPlan, settings: Settings, model: ModelSpec, known: States | None = None
+) -> dict[str, Any]:
+    """Describe everything that one model's results in a session depend on; `plan` is for it alone.
+
+    Files that are `known` are not read again; the others are added.
+    """
+    known = {} if known is None else known
     values = settings.to_dict()
     inputs = [scan.scan.path for scan in plan.scans]
     given = (mask for scan in plan.scans for mask in (scan.given_mask, scan.given_lesions))
@@ -57,7 +77,7 @@ def fingerprint(plan: SessionPlan, settings: Settings, model: ModelSpec) -> dict
         "version": __version__,
         "settings": {name: values.get(name) for name in DECISIVE},
         "weights": {model.name: model.entry.get("WeightsSHA256"), **model.other_weights},
-        "inputs": {path.name: _state(path) for path in inputs},
+        "inputs": {path.name: _state(path, known) for path in inputs},
         "files": sorted(_relative(path, settings.out_dir) for path in plan.paths()),
     }
 
@@ -87,6 +107,30 @@ def why_stale(session: Session, model: str, wanted: Mapping[str, Any], out_dir: 
     return None
 
 
+def left_behind(
+    session: Session, model: str, wanted: Mapping[str, Any], out_dir: Path
+) -> dict[str, list[str]]:
+    """Map other models, recorded in a session, to what their prepared scans differ in from those that ``model`` makes.
+
+    The files have the same names: carrying out ``wanted`` replaces what those models' results were made from.
+    """
+    found = {}
+    for path in sorted(session_dir(out_dir, session, "log").glob("completed-*.json")):
+        other, known = path.stem.removeprefix("completed-"), _read(path)
+        if known is None or other == model:
+            continue
+        before = known["fingerprint"]
+        changed = [
+            name for name in _changed(before.get("settings", {}), wanted["settings"]) if name in PREPARING
+        ]
+        for part in ("inputs", "weights"):
+            then, now = before.get(part, {}), wanted[part]
+            changed += sorted(name for name in then.keys() & now.keys() if then[name] != now[name])
+        if changed:
+            found[other] = changed
+    return found
+
+
 def is_complete(session: Session, model: str, out_dir: Path) -> bool:
     """Tell whether a model's results in a session are recorded, without failures, and still there.
 
@@ -107,13 +151,18 @@ def record(
     paths: Sequence[Path],
     out_dir: Path,
     failed: Sequence[str] = (),
+    known: States | None = None,
 ) -> Path:
     """Write what a model made of a session, and drop what an earlier, different run left of it.
 
-    If scans `failed`, the next run tries again, and nothing is dropped until it succeeds.
+    If scans `failed`, the next run tries again, and nothing is dropped until it succeeds. Files that are `known` are
+    not read again; the others are added.
     """
     path = ledger_path(out_dir, session, model)
-    outputs = {_relative(p, out_dir): _state(p) | {"mtime_ns": p.stat().st_mtime_ns} for p in sorted(paths)}
+    known = {} if known is None else known
+    outputs = {
+        _relative(p, out_dir): _state(p, known) | {"mtime_ns": p.stat().st_mtime_ns} for p in sorted(paths)
+    }
     before = _read(path) or {}
     leftovers = {*before.get("outputs", {}), *before.get("leftovers", [])} - outputs.keys()
     if not failed:
@@ -141,11 +190,13 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
 
 
-def _state(path: Path) -> dict[str, Any]:
-    try:
-        return {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    except OSError:  # reading it in the graph says what is wrong; it just never counts as done
-        return {"size": None, "sha256": None}
+def _state(path: Path, known: States) -> dict[str, Any]:
+    if path not in known:
+        try:
+            known[path] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        except OSError:  # reading it in the graph says what is wrong; it just never counts as done
+            known[path] = {"size": None, "sha256": None}
+    return known[path]
 
 
 def _unchanged(path: Path, state: Mapping[str, Any]) -> bool:

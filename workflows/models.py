@@ -1,18 +1,21 @@
 """The models of a run: their weights are found and checked before anything is computed."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bidsrep.bids.files import sha256_file
-from bidsrep.errors import WeightsError
-from bidsrep.settings import Settings
+from bidsrep.errors import UsageError, WeightsError
+from bidsrep.settings import MASK_NETWORKS, Settings
 from bidsrep.workflows.plan import ModelSpec
 
 LOGGER = logging.getLogger("bidsrep")
 OTHER_RESOLUTION = "%s was trained on voxels of %g mm; on %g mm its results are less accurate."
-BRAINMASK, SYNTHSTRIP = "brainmask", "synthstrip"
+BRAINMASK, SYNTHSTRIP = MASK_NETWORKS
+NOT_OFFERED = "--tasks: none of the chosen models ({}) makes {}. They make {}."
+UNUSED = "--weights %s: this run does not use them."
+SYNTHSTRIP_CARD = {"status": "official", "licence": "FreeSurfer Software License"}
 NO_SYNTHSTRIP = (
     "--skull-strip-method synthstrip: give its weights with --weights synthstrip=FILE{}. FreeSurfer has them "
     "as $FREESURFER_HOME/models/synthstrip.1.pt"
@@ -34,7 +37,7 @@ class RunModels:
     device : str
         ``cpu`` or ``cuda:N``.
     mask_entry : mapping, optional
-        The ``Model`` block of the brain mask's network, for sidecars; None if it is not used.
+        The ``Model`` block, for sidecars, of the network that masks are made with; None if there is none.
     """
 
     specs: tuple[ModelSpec, ...]
@@ -57,7 +60,7 @@ def describe_models(settings: Settings) -> RunModels:
     WeightsError
         If some are missing, or are not what their card says.
     UsageError
-        If the device is not there.
+        If the device is not there, or no model makes one of the tasks asked for.
     """
     from bidsrep.bids.sidecars import model_entry
     from bidsrep.models.device import resolve_device
@@ -74,7 +77,14 @@ def describe_models(settings: Settings) -> RunModels:
     for name in settings.models:
         _check_resolution(name, cards[name], settings.resolution)
     specs = tuple(_spec(name, cards[name], mask) for name in settings.models)
+    _check_tasks(settings, specs)
+    for name in settings.weights.keys() - weights.keys():
+        LOGGER.warning(UNUSED, name)
     mask_entry = model_entry(BRAINMASK, cards[BRAINMASK]) if BRAINMASK in cards else None
+    if SYNTHSTRIP in weights:
+        mask_entry = model_entry(
+            SYNTHSTRIP, {**SYNTHSTRIP_CARD, "id": weights[SYNTHSTRIP].name, "sha256": sha256[SYNTHSTRIP]}
+        )
     return RunModels(specs, weights, sha256, str(resolve_device(settings.device)), mask_entry)
 
 
@@ -96,6 +106,15 @@ def _check_resolution(name: str, card: dict, resolution: float) -> None:
     trained = card.get("input", {}).get("resolution_mm")
     if isinstance(trained, int | float) and abs(trained - resolution) > 0.01 * trained:
         LOGGER.warning(OTHER_RESOLUTION, name, trained, resolution)
+
+
+def _check_tasks(settings: Settings, specs: Sequence[ModelSpec]) -> None:
+    """Refuse tasks that would silently not be done."""
+    offered = dict.fromkeys(name for spec in specs for name, kind in spec.outputs.items() if kind)
+    if absent := [task for task in settings.tasks if task not in offered]:
+        raise UsageError(
+            NOT_OFFERED.format(", ".join(settings.models), ", ".join(absent), ", ".join(offered))
+        )
 
 
 def _synthstrip(settings: Settings) -> Path:

@@ -78,6 +78,14 @@ def node_prefixes(plan: SessionPlan) -> Mapping[str, str]:
     return {f"{place}{scan_wf_name(scan)}.": scan.scan.key for scan in plan.scans}
 
 
+def place_in_plan(plan: SessionPlan, node: str) -> tuple[str, str]:
+    """Tell to which scan (its key) and model a node belongs, by its full name; empty where to none."""
+    prefix, key = next(((p, k) for p, k in node_prefixes(plan).items() if p in node), ("", ""))
+    step = node.partition(prefix)[2] if prefix else ""
+    models = (prediction.model.name for scan in plan.scans for prediction in scan.predictions)
+    return key, next((model for model in models if step.startswith(f"{model}_wf.")), "")
+
+
 def _set_crash_dir(workflow: pe.Workflow, crash_dir: Path) -> None:
     """Give every node of a workflow its own configuration, with the folder for crash files."""
     workflow.config["execution"]["crashdump_dir"] = str(crash_dir)

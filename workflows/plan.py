@@ -3,7 +3,7 @@
 The graph, the dry run and the resuming of a run all read the same plan, so they cannot disagree.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,11 @@ class SessionPlan:
 
 
 def plan_session(
-    session: Session, settings: Settings, models: Sequence[ModelSpec], without: Sequence[Scan] = ()
+    session: Session,
+    settings: Settings,
+    models: Sequence[ModelSpec],
+    without: Sequence[Scan] = (),
+    spared: Collection[tuple[str, str]] = (),
 ) -> SessionPlan | None:
     """Plan one session; None if it has no usable scan.
 
@@ -152,11 +156,13 @@ def plan_session(
         The models to apply to every scan.
     without : sequence of Scan
         Scans to leave out, because they failed before.
+    spared : collection of (str, str)
+        Scan's key and model that are not to meet, because that failed before.
     """
     scans = [scan for scan in session.scans if scan not in without]
     if not scans:
         return None
-    planner = _Planner(settings, choose_reference(scans, settings.anatomical_reference))
+    planner = _Planner(settings, choose_reference(scans, settings.anatomical_reference), spared)
     ordered = [planner.reference, *(scan for scan in scans if scan != planner.reference)]
     plans = tuple(planner.scan(scan, models) for scan in ordered)
     served = {prediction.model.name for plan in plans for prediction in plan.predictions}
@@ -169,8 +175,8 @@ def plan_session(
 class _Planner:
     """Names and describes the files of one session."""
 
-    def __init__(self, settings: Settings, reference: Scan) -> None:
-        self.settings, self.reference = settings, reference
+    def __init__(self, settings: Settings, reference: Scan, spared: Collection[tuple[str, str]]) -> None:
+        self.settings, self.reference, self.spared = settings, reference, spared
         self.problems: list[str] = []
         self.defaults = read_bids_defaults(settings.bids_defaults) if settings.bids_defaults else None
         self.roots = DatasetRoots.of(settings)
@@ -217,6 +223,8 @@ class _Planner:
     ) -> Iterator[tuple[ModelSpec, AcquisitionParameters | None]]:
         """Give the models that can use a scan; what another lacks becomes a problem of the session."""
         for model in models:
+            if (scan.key, model.name) in self.spared:
+                continue
             if model.name != TO_ORDER:
                 yield model, None
                 continue

@@ -193,7 +193,7 @@ def _warnings(report):  # noqa: ANN001, ANN202 (Nipype runs the bare source of i
 
 def _method(how, entry):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)
     """Say in the sidecar of a mask where it comes from, and which network made it if one did."""
-    return {"Method": how, "Model": entry} if how == "bidsrep" and entry else {"Method": how}
+    return {"Method": how, "Model": entry} if how in ("bidsrep", "synthstrip") and entry else {"Method": how}
 
 
 def _note(how):  # noqa: ANN001, ANN202 (Nipype runs the bare source of it)

@@ -1,6 +1,5 @@
 """The participant level: find the scans, plan, compute what is not there yet, report."""
 
-import json
 import logging
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +12,9 @@ from bidsrep.bids.files import remove_leftovers
 from bidsrep.bids.names import report_path, session_dir
 from bidsrep.bids.provenance import provenance_dir
 from bidsrep.bids.scans import Session
+from bidsrep.bids.sidecars import scan_name
 from bidsrep.errors import LAST_LINE, ExitCode
+from bidsrep.reports.results import read_json
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import (
     configure_nipype,
@@ -33,6 +34,10 @@ from bidsrep.workflows.workfolder import WorkFolder
 LOGGER = logging.getLogger("bidsrep")
 BATCH, PER_PROCESS = 50, 4
 """Sessions in one graph, at least, and per process: Nipype takes minutes to lay out a graph of a thousand."""
+LEFT_BEHIND = (
+    "%s: the prepared scans are made anew, with another %s than those that the results of %s were made from. "
+    "Run %s again, too."
+)
 SLOPPY = (
     "{}: prepared with --sloppy. Its registration and bias correction are for tests; do not use its results."
 )
@@ -52,11 +57,14 @@ def run_participants(settings: Settings) -> int:
         LOGGER.info("%s", _reports_line(len(subjects), failed), extra=LAST_LINE)
         return ExitCode.SOME_FAILED if failed else ExitCode.OK
     models = describe_models(settings)
+    LOGGER.info("%d session(s): comparing what is there with what is asked for.", len(sessions))
     jobs = [SessionJob.of(session, settings, models) for session in sessions]
     if settings.dry_run:
         sys.stdout.write("\n".join(dry_run(jobs, settings)) + "\n")
         return ExitCode.OK
-    write_dataset_files(settings, {scan.suffix for session in sessions for scan in session.scans})
+    suffixes = {scan.suffix for session in sessions for scan in session.scans}
+    made = {spec.name: frozenset(spec.outputs.values()) for spec in models.specs}
+    write_dataset_files(settings, suffixes, made)
     compute(jobs, settings, models)
     trouble = failed_subjects(jobs)
     for subject, messages in trouble.items():
@@ -78,6 +86,8 @@ def compute(jobs: Sequence[SessionJob], settings: Settings, models: RunModels) -
     for job in waiting:
         why = ", ".join(f"{model} ({reason})" for model, reason in job.reasons.items())
         LOGGER.info("%s: %d scan(s); to do: %s.", job.label, len(job.session.scans), why)
+        for model, what in job.left_behind.items():
+            LOGGER.warning(LEFT_BEHIND, job.label, ", ".join(what), model, model)
         job.log_dir.mkdir(parents=True, exist_ok=True)
         settings.to_toml(job.log_dir / "bidsrep.toml")
     if not waiting:
@@ -218,6 +228,8 @@ def dry_run(jobs: Iterable[SessionJob], settings: Settings) -> Iterable[str]:
         yield f"{job.label}: scans {scans}; reference {job.plan.reference.scan.key}"
         for model, reason in job.reasons.items():
             yield f"  {model}: {reason}"
+        for model, what in job.left_behind.items():
+            yield f"  {model}: left as it is, though the prepared scans change ({', '.join(what)})"
         for line in describe(job.plan, settings.out_dir):
             yield f"    {line}"
     yield "And for the dataset: dataset_description.json, descriptions.tsv, README.md, .bidsignore,"
@@ -263,9 +275,9 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     for session in sessions:
         notes += [str(problem).replace(f"{settings.bids_dir}/", "") for problem in session.problems]
         for path in sorted(session_dir(settings.out_dir, session).glob("*_desc-preproc_*.json")):
-            sidecar = json.loads(path.read_text(encoding="utf-8"))
-            source = str(sidecar["Sources"][0]).rpartition("/")[2]
-            notes += [f"{source}: {warning}." for warning in sidecar.get("Warnings", [])]
+            sidecar = read_json(path)
+            source, warnings = scan_name(sidecar) or path.name, sidecar.get("Warnings")
+            notes += [f"{source}: {warning}." for warning in warnings] if isinstance(warnings, list) else []
             notes += [SLOPPY.format(source)] if sidecar.get("Sloppy") else []
     return notes
 

@@ -25,6 +25,15 @@ def sanitise(label: str) -> str:
     return clean
 
 
+def natural(label: str) -> tuple[list[str | int], str]:
+    """Give the key that sorts labels as people count: numbers in them by their value.
+
+    >>> sorted(["10", "2", "1"], key=natural)
+    ['1', '2', '10']
+    """
+    return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", label)], label
+
+
 def resolution_label(resolution: float) -> str:
     """Name an isotropic voxel size (mm) for ``res-``.
 

@@ -6,6 +6,7 @@ Nothing here depends on the time, the machine or an absolute path, so two runs w
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from bidsrep.bids.files import write_json
 from bidsrep.bids.names import sidecar_path
@@ -13,6 +14,7 @@ from bidsrep.bids.outputs import Output
 from bidsrep.bids.scans import Scan
 from bidsrep.bids.uris import DatasetRoots
 
+RAW = "bids:raw:"
 WEIGHTS_STATUS = ("official", "self-trained", "random")
 ORDER = (
     "Description",
@@ -101,6 +103,14 @@ def build_sidecar(
         content["Model"] = dict(model)
     ordered = {key: content.pop(key) for key in ORDER if key in content}
     return ordered | content | {key: value for key, value in extra.items() if value is not None}
+
+
+def scan_name(sidecar: Mapping[str, Any]) -> str:
+    """Name the raw scan that the sidecar of a preprocessed scan or of its mask tells of; empty if it tells of none."""
+    sources = sidecar.get("Sources")
+    named = [str(source) for source in sources] if isinstance(sources, list) else []
+    raw = next((source for source in named if source.startswith(RAW)), "")
+    return unquote(raw.rpartition("/")[2])
 
 
 def describe_resolution(resolution: float) -> str:

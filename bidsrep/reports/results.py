@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bidsrep.bids import files
-from bidsrep.bids.names import session_dir, sidecar_path
+from bidsrep.bids.names import natural, session_dir, sidecar_path
 from bidsrep.bids.scans import KEPT, ParsedName, Session, parse_name
+from bidsrep.bids.sidecars import scan_name
 from bidsrep.reports.crashes import Crash, crashes_of
 
 PREDICTED = re.compile(r"(?P<model>[0-9a-z+]+)(?P<kind>[A-Z][0-9a-zA-Z+]*?)?From(?P<suffix>[0-9a-zA-Z+]+)")
@@ -107,7 +108,9 @@ def read_subject(out_dir: Path, subject: str, run_uuid: str | None = None) -> li
     """Read every session of a subject; crashes are those of one run, or else of the newest."""
     root = out_dir / f"sub-{subject}"
     children = sorted(path.name for path in root.iterdir() if path.is_dir())
-    sessions: list[str | None] = [name[4:] for name in children if name.startswith("ses-")]
+    sessions: list[str | None] = [
+        *sorted((name[4:] for name in children if name.startswith("ses-")), key=natural)
+    ]
     found = [read_session(out_dir, subject, session, run_uuid) for session in sessions]
     if not sessions or "anat" in children:
         found.insert(0, read_session(out_dir, subject, None, run_uuid))
@@ -132,7 +135,7 @@ def read_session(
                 scan_key(name, name.suffix), ScanResult(scan_key(name, name.suffix), name.suffix)
             )
             scan.is_reference = "space" not in name.entities
-            scan.source = _source(path)
+            scan.source = scan_name(read_json(sidecar_path(path)))
         elif name.suffix == "metrics" and name.extension == ".tsv":
             metrics += read_metrics(path, desc)
         elif match := PREDICTED.fullmatch(desc):
@@ -229,13 +232,6 @@ def _model_use(name: str, block: object) -> ModelUse:
     return ModelUse(name, *(str(block.get(key, "")) for key in keys))
 
 
-def _source(path: Path) -> str:
-    """Name the raw scan, as the sidecar tells."""
-    sources = read_json(sidecar_path(path)).get("Sources")
-    first = sources[0] if isinstance(sources, list) and sources else ""
-    return str(first).rpartition("/")[2]
-
-
 def _missing(scans: list[ScanResult]) -> list[str]:
     """Find what a model made of one scan of the session and not of another."""
     made: dict[str, set[str]] = {}
@@ -250,18 +246,19 @@ def _missing(scans: list[ScanResult]) -> list[str]:
     ]
 
 
-def _records(out_dir: Path, place: Session) -> list[dict[str, Any]]:
-    """Read what runs recorded of a session when they were done with it, one record per model."""
+def _records(out_dir: Path, place: Session) -> dict[str, dict[str, Any]]:
+    """Map every model to what runs recorded of it in a session when they were done."""
     paths = sorted(session_dir(out_dir, place, "log").glob("completed-*.json"))
-    return [content for content in map(read_json, paths) if content]
+    records = {path.stem.removeprefix("completed-"): read_json(path) for path in paths}
+    return {model: content for model, content in records.items() if content}
 
 
-def _lost(out_dir: Path, records: list[dict[str, Any]]) -> list[str]:
+def _lost(out_dir: Path, records: Mapping[str, dict[str, Any]]) -> list[str]:
     """Find scans that are recorded as failed, and files that are recorded as made and are gone."""
     lost: set[str] = set()
-    for content in records:
+    for model, content in records.items():
         failed, outputs = content.get("failed"), content.get("outputs")
-        lost.update(f"everything from {key}" for key in (failed if isinstance(failed, list) else ()))
+        lost.update(f"{model}: everything from {key}" for key in (failed if isinstance(failed, list) else ()))
         names = outputs if isinstance(outputs, Mapping) else ()
         lost.update(str(name) for name in names if not (out_dir / str(name)).is_file())
     return sorted(lost)

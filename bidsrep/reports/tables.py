@@ -62,10 +62,10 @@ class GroupTables:
     def add(self, result: SessionResult) -> dict[tuple[str, str], list[float]]:
         """Add one session to all tables; give its embeddings of the whole brain, by model and scan."""
         whole: dict[tuple[str, str], list[float]] = {}
-        if not result.scans:
-            return whole
-        keys = (f"sub-{result.subject}", f"ses-{result.session}" if result.session is not None else "n/a")
         visit = self._visits[result.subject] = self._visits.get(result.subject, 0) + 1
+        if not result.scans:
+            return whole  # it counts as a visit all the same
+        keys = (f"sub-{result.subject}", f"ses-{result.session}" if result.session is not None else "n/a")
         rows = [
             (*keys, m.model, m.scan, m.name, m.value or "n/a", m.unit or "n/a", m.reference or "n/a")
             for m in result.metrics
