@@ -1,10 +1,21 @@
 """Measures of one session: synthesis against acquired images, features against features."""
 
+from dataclasses import replace
+
+import nibabel as nib
 import numpy as np
 import pytest
 
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
-from bidsrep.evaluation.session import Row, ScanFiles, from_tsv, measure_scans, measure_session, to_tsv
+from bidsrep.evaluation.session import (
+    Row,
+    ScanFiles,
+    _lesions,
+    from_tsv,
+    measure_scans,
+    measure_session,
+    to_tsv,
+)
 from bidsrep.evaluation.synthesis import compare_synthesis
 from bidsrep.imaging.checks_anatomy import atlas
 from bidsrep.imaging.transforms import write_itk
@@ -135,6 +146,19 @@ class TestSession:
     @pytest.fixture(scope="class")
     def rows(self, scans):
         return measure_session(scans)
+
+    @pytest.mark.parametrize("damaged", [False, True])
+    def test_given_lesions_may_have_a_fourth_axis_and_may_be_damaged(self, scans, tmp_path, damaged):
+        lesion = np.zeros((8, 8, 8), np.float32)
+        lesion[2:5, 2:5, 2:5] = 1
+        mask = Volume(lesion, np.eye(4)).save(tmp_path / "found.nii")
+        given = tmp_path / "given.nii.gz"
+        nib.Nifti1Image(lesion[..., None], np.eye(4)).to_filename(given)
+        if damaged:
+            given.write_bytes(given.read_bytes()[:60])
+        scan = replace(scans[0], lesions=mask, given_lesions=given)
+        agreed = {row.metric: row.value for row in _lesions(scan)}["lesion_dice"]
+        assert np.isnan(agreed) if damaged else agreed == 1
 
     def test_what_was_measured_before_gives_the_same_table(self, scans, rows):
         known = from_tsv(to_tsv(measure_scans(scans)))

@@ -1,6 +1,7 @@
 """Training: recipes, losses, generated mini-batches, runs that learn, resume and export."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -195,13 +196,40 @@ def test_export_writes_weights_that_match_their_card(anatomies: list[Path], tmp_
     assert tomllib.loads(card.read_text())["training"]["stopped"] == "after 1 of 5 steps"
 
 
+def test_lesions_of_held_out_persons_are_no_shapes(anatomies: list[Path], tmp_path: Path) -> None:
+    from bidsrep.training.representation import RepresentationObjective
+
+    mask = np.zeros((12, 12, 12), np.uint8)
+    mask[4:7, 4:7, 4:7] = 1
+    for name in ("ms-06", "ms-07", "sub-9"):
+        nib.Nifti1Image(mask, np.eye(4)).to_filename(tmp_path / f"{name}_label-lesion_mask.nii.gz")
+    for held_out, count in (((), 3), (("ms-07", "sub-9"), 1)):
+        recipe = tiny("pepsi", held_out=held_out)
+        assert len(RepresentationObjective.from_folders([*anatomies, tmp_path], recipe).priors) == count
+
+
+def test_a_start_that_has_seen_the_held_out_is_told(
+    anatomies: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from bidsrep.training.export import export_weights
+    from bidsrep.training.run import pretrain
+
+    recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),), held_out=("sub-8",))
+    checkpoint = pretrain(recipe, anatomies, tmp_path / "first", device="cpu", progress=False)
+    start, _ = export_weights(checkpoint, recipe, tmp_path / "start", edition="1", training={})
+    recipe = replace(recipe, held_out=("sub-8", "sub-9"))
+    with caplog.at_level("WARNING", logger="bidsrep.training"):
+        pretrain(recipe, anatomies, tmp_path / "second", initial=start, device="cpu", progress=False)
+    assert "may have been trained on persons that the recipe holds out: sub-9" in caplog.text
+
+
 def test_export_averages_with_other_weights(anatomies: list[Path], tmp_path: Path) -> None:
     from bidsrep.training.export import export_weights
     from bidsrep.training.run import pretrain
 
-    recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),))
+    recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),), held_out=("sub-8", "sub-9"))
     checkpoint = pretrain(recipe, anatomies, tmp_path / "run", device="cpu", progress=False)
-    plain, _ = export_weights(checkpoint, recipe, tmp_path / "plain", edition="1", training={})
+    plain, own = export_weights(checkpoint, recipe, tmp_path / "plain", edition="1", training={})
     zero = {name: torch.zeros_like(value) for name, value in load_file(plain).items()}
     save_file(zero, tmp_path / "zero.safetensors")
     half, card = export_weights(
@@ -214,7 +242,10 @@ def test_export_averages_with_other_weights(anatomies: list[Path], tmp_path: Pat
     )
     for name, value in load_file(half).items():
         torch.testing.assert_close(2 * value, load_file(plain)[name])
-    assert "sha256" in tomllib.loads(card.read_text())["training"]["averaged_with"]
+    assert tomllib.loads(own.read_text())["training"]["held_out"] == ["sub-8", "sub-9"]
+    averaged = tomllib.loads(card.read_text())["training"]
+    assert "sha256" in averaged["averaged_with"]
+    assert averaged["held_out"] == []  # whom the other weights have seen is not known
     save_file({"other": torch.zeros(1)}, tmp_path / "zero.safetensors")
     with pytest.raises(ValueError, match="another architecture"):
         export_weights(

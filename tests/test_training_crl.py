@@ -1,6 +1,7 @@
 """CRL's training: losses, contrasts, slices, runs that learn, resume, and share their work."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,6 +273,29 @@ class TestAcquiredSlices:
         root = self.dataset(tmp_path)
         (root / "T2w.json").unlink()
         with pytest.raises(ImageError, match=r"sub-a_T2w.*RepetitionTime, EchoTime missing"):
+            acquired_people(root)
+
+    def test_predicted_images_are_passed_over_and_raw_scans_give_the_parameters(self, tmp_path: Path) -> None:
+        raw, out = self.dataset(tmp_path / "raw"), tmp_path / "out"
+        anat = out / "sub-a" / "anat"
+        anat.mkdir(parents=True)
+        (out / "dataset_description.json").write_text(json.dumps({"DatasetLinks": {"raw": "../raw"}}))
+        for suffix in ("T1w", "T2w"):
+            for desc in ("preproc", "pepsiFromT2w"):
+                stem = anat / f"sub-a_desc-{desc}_{suffix}"
+                shutil.copy(raw / "sub-a" / "anat" / f"sub-a_{suffix}.nii.gz", f"{stem}.nii.gz")
+                source = {"Sources": [f"bids:raw:sub-a/anat/sub-a_{suffix}.nii.gz"]}
+                Path(f"{stem}.json").write_text(json.dumps(source))
+        (person,) = acquired_people(out)
+        assert len(person.parameters) == 2
+        assert torch.equal(person.parameters, acquired_people(raw)[0].parameters)
+
+    def test_pixels_of_other_sizes_are_refused(self, tmp_path: Path) -> None:
+        root = self.dataset(tmp_path)
+        for path in (root / "sub-a" / "anat").glob("*.nii.gz"):
+            image = nib.load(path)
+            nib.Nifti1Image(image.get_fdata(dtype=np.float32), np.diag([2, 2, 1, 1])).to_filename(path)
+        with pytest.raises(ImageError, match="pixels of 2 x 2 mm"):
             acquired_people(root)
 
     def test_held_out_persons_and_single_scans_are_left_out(self, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def test_subjects_are_held_out_whole_and_measured(cohort: Path, tmp_path: Path) 
     assert sorted(split.values()) == ["train", "validation"]
     (aside,) = (name for name, part in split.items() if part == "validation")
     card = tomllib.loads((tmp_path / "run" / "pepsi.toml").read_text())
+    assert card["training"]["held_out"] == [aside]
     assert card["training"]["scans"] == (1 if aside.endswith("1") else 2)
     assert f"{3 - card['training']['scans']} scans" in card["figures"]["dice"]
 

@@ -30,7 +30,9 @@ def run(tmp_path: Path, views: dict[str, Any]) -> tuple[Path, Recipe, Network]:
     state = {f"network.{key}": value for key, value in network.state_dict().items()}
     torch.save({"state_dict": state, "global_step": 7}, tmp_path / "last.ckpt")
     architecture = {**BACKBONE, "heads": heads, "views": views}
-    recipe = Recipe("brainid", "views", architecture, (Stage(7, (16, 16, 16)),), seed=3, held_out=("sub-9",))
+    recipe = Recipe(
+        "brainid", "views", architecture, (Stage(7, (16, 16, 16)),), seed=3, held_out=("sub-7", "sub-9")
+    )
     return tmp_path / "last.ckpt", recipe, network
 
 
@@ -47,7 +49,7 @@ def base(tmp_path: Path) -> Path:
             "status": "self-trained",
         },
         "architecture": {**BACKBONE, "unit_features": True, "heads": heads},
-        "training": {"machine": "a small one"},
+        "training": {"machine": "a small one", "held_out": ["sub-8", "sub-9"]},
         "figures": {"t1w": "good"},
     }
     return write_weights(tmp_path / "base" / "pepsi.safetensors", network.state_dict(), card)

@@ -11,8 +11,10 @@ from bidsrep.errors import ImageError, InputError
 from bidsrep.synth.deformation import DeformationConfig
 from bidsrep.synth.generator import GeneratorConfig, deform_subject, sample_acquisition
 from bidsrep.training.anatomies import load_anatomies
-from bidsrep.training.prepare import prepare_t1w
+from bidsrep.training.prepare import prepare_label_maps, prepare_t1w
 from bidsrep.training.representation import make_source
+from bidsrep.training.seqinv import by_person
+from bidsrep.training.seqinv_scans import load_people
 
 STILL = DeformationConfig(
     rotation_degrees=0, shear=0, scaling=0, nonlinear_std_mm=0, flip_probability=0, shift_fraction=0
@@ -65,7 +67,7 @@ def test_flair_and_lesions_reach_the_generator(tmp_path: Path) -> None:
     (anatomy,), _ = load_anatomies(tmp_path / "out")
     assert anatomy.flair is not None
     assert anatomy.lesion is not None
-    assert (anatomy.lesion > 0).sum() <= 125
+    assert (anatomy.lesion > 0).sum() == 125  # all of the mask, though eq. 1 is 0 at its dimmest voxel
     assert anatomy.lesion.max() == 1  # eq. 1: the brightest voxel of the FLAIR's mask
     assert anatomy.lesion.flatten().argmax() == anatomy.flair.flatten().argmax()
     source = make_source(anatomy, None, 1.0)
@@ -86,11 +88,38 @@ def test_flair_and_lesions_reach_the_generator(tmp_path: Path) -> None:
             assert (change > 0) == (drawn.contrast.lesion > drawn.contrast.means[2])
 
 
-def test_sessions_of_a_person_are_two_anatomies(tmp_path: Path) -> None:
+def test_sessions_of_a_person_are_two_anatomies_of_one_name(tmp_path: Path) -> None:
     session(tmp_path, "a")
     session(tmp_path, "b")
     assert prepare(tmp_path) == {"T1w": 2, "FLAIR": 2, "lesions": 2}
-    assert [anatomy.name for anatomy in load_anatomies(tmp_path / "out")[0]] == ["sub-1a", "sub-1b"]
+    out = tmp_path / "out"
+    assert [anatomy.name for anatomy in load_anatomies(out)[0]] == ["sub-1", "sub-1"]
+    assert (out / "sub-1" / "ses-b" / "anat" / "sub-1_ses-b_desc-brain_T1w.nii.gz").is_file()
+    assert load_anatomies(out, persons=("sub-1",))[0]
+    with pytest.raises(InputError):
+        load_people([out], ["sub-1"], [1.0])
+    people = load_people([out], [], [1.0])[1.0]
+    assert by_person(people) == [people]
+
+
+def label_maps(root: Path, *names: str) -> list[Path]:
+    labels = np.pad(np.full((6, 6, 6), 2, np.int16), 3)
+    (root / "labels.tsv").write_text("value\tname\ttissue\n0\tbackground\tbackground\n2\twm\twm\n")
+    return [save(root / f"{name}.nii.gz", labels) for name in names]
+
+
+def test_label_maps_are_named_by_all_of_their_name(tmp_path: Path) -> None:
+    names = ("training_seg_01", "training_seg_02", "seg-07_dseg", "sub-3_ses-x_seg-aseg_dseg")
+    sources = label_maps(tmp_path, *names)
+    assert prepare_label_maps(sources, tmp_path / "labels.tsv", tmp_path / "out") == 4
+    found = [anatomy.name for anatomy in load_anatomies(tmp_path / "out")[0]]
+    assert found == ["sub-3", "sub-seg07", "sub-trainingseg01", "sub-trainingseg02"]
+
+
+def test_label_maps_of_one_name_are_refused(tmp_path: Path) -> None:
+    sources = label_maps(tmp_path, "sub-3_acq-a_dseg", "sub-3_acq-b_dseg")
+    with pytest.raises(InputError, match="sub-3: several label maps would have this name: sub-3_acq-a_dseg"):
+        prepare_label_maps(sources, tmp_path / "labels.tsv", tmp_path / "out")
 
 
 def test_a_mask_on_another_grid_is_refused(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Oracle:
     """A model whose answer to an image is a function of it."""
 
-    divisor = 1
+    divisor = stride = 1
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -209,13 +209,14 @@ def test_cells_follow_a_coarser_grid() -> None:
     mask[:48, :48, :48] = True
     fine = torch.rand(1, 2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
     full = torch.nn.functional.interpolate(fine, scale_factor=2, mode="nearest")[0].numpy()
-    np.testing.assert_allclose(
-        protocols._cells(full, mask), protocols._cells(fine[0].numpy(), mask), rtol=1e-5
-    )
+    coarse = protocols._cells(fine[0].numpy(), mask, 2)
+    np.testing.assert_allclose(protocols._cells(full, mask, 1), coarse, rtol=1e-5)
+    padded = torch.nn.functional.pad(fine, (0, 5) * 3, value=9)[0].numpy()  # of an image that was padded
+    np.testing.assert_array_equal(protocols._cells(padded, mask, 2), coarse)
     mask[:, :, 20:24] = mask[5, 5, 5] = False
     spoilt = np.where(mask, full, 99)
-    np.testing.assert_array_equal(protocols._cells(full, mask), protocols._cells(spoilt, mask))
-    assert not protocols._cells(full, mask).reshape(12, 12, 12, 2)[:, :, 5].any()  # no brain there
+    np.testing.assert_array_equal(protocols._cells(full, mask, 1), protocols._cells(spoilt, mask, 1))
+    assert not protocols._cells(full, mask, 1).reshape(12, 12, 12, 2)[:, :, 5].any()  # no brain there
 
 
 def test_values_of_muse_become_freesurfer_s() -> None:

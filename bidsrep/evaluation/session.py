@@ -1,5 +1,6 @@
 """Everything that can be measured in one session, from the files its scans were turned into."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bidsrep.errors import ImageError
 from bidsrep.evaluation.checks import check_rows, synthesis_disagreement
 from bidsrep.evaluation.invariance import FeatureLattice, compare_features
 from bidsrep.evaluation.rows import Row, from_tsv, to_tsv
@@ -22,6 +24,7 @@ from bidsrep.imaging.volume import Volume
 
 __all__ = ["Row", "ScanFiles", "from_tsv", "measure_scans", "measure_session", "to_tsv"]
 
+LOGGER = logging.getLogger("bidsrep")
 LESION = "lesion"
 UNITS = {"mae": "fraction of the 99.5th percentile", "psnr": "dB", "disagreement": "cm3"}
 
@@ -137,9 +140,18 @@ def _lesions(scan: ScanFiles) -> Iterator[Row]:
     yield Row(scan.key, "lesion_volume", found.total_ml, "ml")
     yield Row(scan.key, "lesion_count", float(found.count))
     if scan.given_lesions is not None:
+        yield Row(scan.key, "lesion_dice", _agreement(scan, found.mask, mask), "", scan.given_lesions.name)
+
+
+def _agreement(scan: ScanFiles, found: np.ndarray, grid: Volume) -> float:
+    """Dice of lesions with those that somebody drew; not a number where their file cannot be read."""
+    assert scan.given_lesions is not None
+    try:
         given = Volume.load(scan.given_lesions)
-        truth = resample_mask(given.data > 0, given, mask, scan.matrix)
-        yield Row(scan.key, "lesion_dice", dice(found.mask, truth), "", scan.given_lesions.name)
+    except ImageError as error:
+        LOGGER.warning("%s", error)
+        return float("nan")
+    return dice(found, resample_mask(given.data > 0, given, grid, scan.matrix))
 
 
 def _synthesis(scan: ScanFiles, scans: Sequence[ScanFiles]) -> Iterator[Row]:

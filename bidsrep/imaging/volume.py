@@ -67,7 +67,7 @@ class Volume:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "Volume":
-        """Read a sane 3D image, e.g. one this package wrote; `conform` is for everything else."""
+        """Read a sane 3D image (or of one volume), e.g. one this package wrote; `conform` is for everything else."""
         try:
             image = nib.load(path)
             data = np.asanyarray(image.dataobj, dtype=np.float32)
@@ -75,6 +75,8 @@ class Volume:
         except Exception as error:  # whatever a broken file makes a decoder raise
             problem = UNREADABLE.format(" ".join(str(error).split()) or type(error).__name__)
             raise ImageError(path, problem, REMEDY_UNREADABLE) from error
+        if data.ndim > 3 and all(length == 1 for length in data.shape[3:]):
+            data = data.reshape(data.shape[:3])
         if data.ndim != 3:
             raise ImageError(path, NOT_3D.format(data.shape), REMEDY_3D)
         return cls(data, affine)

@@ -72,7 +72,10 @@ def brain_of(labels: Tensor, brain: Tensor, parenchyma: Tensor) -> Tensor:
 
 
 def paint(labels: Tensor, generator: torch.Generator, count: int, empty_background: bool) -> Tensor:
-    """A random Gaussian per label: mean U(25, 225), spread U(5, 25) (Brain-ID); ``labels`` index a table."""
+    """A random Gaussian per label: mean U(5, 240), spread U(2, 20); ``labels`` index a table.
+
+    Brain-ID draws U(25, 225) and U(5, 25): here also darker, brighter and less noisy, for heads with air and fat.
+    """
     means = uniform(generator, count, 5, 240)
     stds = uniform(generator, count, 2, 20)
     if empty_background:

@@ -1,16 +1,16 @@
 """Anatomies to generate from: a BIDS derivatives dataset made by ``bidsrep-train prepare``.
 
-One subject holds either a label map (``sub-X_dseg.nii.gz``, values explained by ``dseg.tsv`` at the root) or a
-brain-extracted T1w scan with white matter at 1 (``sub-X_desc-brain_T1w.nii.gz``, whose sidecar gives the
+One session of a subject holds either a label map (``sub-X[_ses-Y]_dseg.nii.gz``, values explained by ``dseg.tsv``
+at the root) or a brain-extracted T1w scan with white matter at 1 (``_desc-brain_T1w.nii.gz``, whose sidecar gives the
 tissue means that turn it into generation labels); optionally ``_FLAIR`` and ``_label-lesion_probseg``.
-All images are 1 mm, RAS, float or integer.
+All images are 1 mm, RAS, float or integer. Who is trained on, held out or measured are subjects, with all sessions.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+KINDS = {"labels": "dseg", "t1w": "desc-brain_T1w"}
+"""What an anatomy is, and how its file's name ends."""
+ACQUIRED = ("brain", "preproc")
+"""Values of ``desc`` that do not mean a synthetic image."""
+LEAST_LESION = 0.001
+"""Smallest anomaly probability in a lesion that somebody drew; outside it is 0."""
 TISSUES = ("background", "csf", "gm", "wm", "extracerebral")
 
 
@@ -43,7 +49,7 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One person: generation labels or a real T1w; tensors are ``(1, X, Y, Z)``, 1 mm RAS."""
+    """A person, at one time: generation labels or a real T1w; tensors are ``(1, X, Y, Z)``, 1 mm RAS."""
 
     name: str
     labels: Tensor | None = None
@@ -77,20 +83,18 @@ def load_anatomies(
     table_path = folder / "dseg.tsv"
     table = read_label_table(table_path) if table_path.exists() else None
     anatomies = []
-    for subject in sorted(folder.glob("sub-*")):
-        if persons is not None and subject.name not in persons:
-            continue
-        stem = subject / "anat" / subject.name
-        if kind in ("labels", "any") and (path := Path(f"{stem}_dseg.nii.gz")).exists() and table:
-            labels = torch.from_numpy(table.index(_read(path).astype(np.int64)))[None]
-            anatomies.append(Anatomy(subject.name, labels=labels))
-        elif kind in ("t1w", "any") and (path := Path(f"{stem}_desc-brain_T1w.nii.gz")).exists():
+    for name, found, stem in find_anatomies(folder, persons):
+        if found == "labels" and kind in ("labels", "any") and table:
+            labels = torch.from_numpy(table.index(_read(Path(f"{stem}_dseg.nii.gz")).astype(np.int64)))[None]
+            anatomies.append(Anatomy(name, labels=labels))
+        elif found == "t1w" and kind in ("t1w", "any"):
             sidecar = json.loads(Path(f"{stem}_desc-brain_T1w.json").read_text())
             means = tuple(float(value) for value in sidecar["TissueMeans"])
+            t1w = _read(Path(f"{stem}_desc-brain_T1w.nii.gz"))
             anatomies.append(
                 Anatomy(
-                    subject.name,
-                    t1w=torch.from_numpy(_read(path).astype(np.float32))[None],
+                    name,
+                    t1w=torch.from_numpy(t1w.astype(np.float32))[None],
                     tissue_means=(means[0], means[1], means[2]),
                     flair=_optional(Path(f"{stem}_desc-brain_FLAIR.nii.gz")),
                     lesion=_optional(Path(f"{stem}_label-lesion_probseg.nii.gz")),
@@ -99,6 +103,21 @@ def load_anatomies(
     if not anatomies:
         raise FileNotFoundError(f"{folder}: no anatomies; make them with `bidsrep-train prepare`")
     return anatomies, table
+
+
+def find_anatomies(folder: Path, persons: Collection[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Everybody (``sub-X``, or those of ``persons``) of a prepared dataset, the kind and the start of the files' names.
+
+    Several of one name are a person's sessions.
+    """
+    for subject in sorted(folder.glob("sub-*")):
+        if persons is not None and subject.name not in persons:
+            continue
+        for visit in (subject, *sorted(subject.glob("ses-*"))):
+            name = subject.name if visit == subject else f"{subject.name}_{visit.name}"
+            stem = f"{visit / 'anat' / name}"
+            kinds = (kind for kind, ending in KINDS.items() if Path(f"{stem}_{ending}.nii.gz").exists())
+            yield from ((subject.name, kind, stem) for kind in kinds)
 
 
 def _read(path: Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bidsrep.bids.files import sha256_file
-from bidsrep.models.weights import card_path, write_weights
+from bidsrep.models.weights import card_path, read_card, write_weights
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.run import network_state, steps_taken
 
@@ -63,7 +64,11 @@ def export_weights(
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
     if average_with is not None:
         state = _averaged(state, average_with)
+        aside = (
+            kept_aside(recipe.held_out, read_card(average_with)) if card_path(average_with).is_file() else ()
+        )
         training = {
+            "held_out": list(aside),
             "averaged_with": f"half of each weight is that of sha256 {sha256_file(average_with)}",
             **training,
         }
@@ -89,6 +94,12 @@ def export_weights(
     }
     weights = write_weights(out / f"{recipe.model}.safetensors", state, card)
     return weights, card_path(weights)
+
+
+def kept_aside(held_out: Collection[str], card: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that neither a run nor the weights of the card were trained on: nobody, where the card does not say."""
+    before = card.get("training", {}).get("held_out", ())
+    return tuple(name for name in held_out if name in before)
 
 
 def _averaged(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -147,6 +147,7 @@ def finetune(
     if not trainer.is_global_zero:
         return out / f"{model}.safetensors", out / f"{model}.toml"
     start = card["weights"]
+    recipe = replace(recipe, held_out=tuple(sorted({f"sub-{example.subject}" for example in held_out})))
     training = {
         "task": task,
         "data": "the labelled scans of a user",

@@ -14,6 +14,7 @@ from bidsrep.models.model import Model
 from bidsrep.models.network import Network
 from bidsrep.models.registry import model_class
 from bidsrep.models.weights import card_path, load_strictly, read_weights, write_weights
+from bidsrep.training.export import kept_aside
 from bidsrep.training.join import HEAD as LESION_HEAD
 from bidsrep.training.join import HIDDEN, fit_join, joined
 from bidsrep.training.module import Objective
@@ -93,7 +94,8 @@ def export_onto(
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
     load_strictly(model.build(architecture), state, checkpoint)
     weights = {**card["weights"], "id": f"bidsrep-{model.name}-{edition}"}
-    record = {**_record(checkpoint, recipe, heads, card["weights"]), **training}
+    aside = kept_aside(recipe.held_out, card)
+    record = {**_record(checkpoint, recipe, heads, card["weights"]), "held_out": list(aside), **training}
     card = {
         **card,
         "weights": weights,
@@ -132,7 +134,6 @@ def _record(
         "recipe": recipe.name,
         "iterations": steps_taken(checkpoint),
         "seed": recipe.seed,
-        "held_out": list(recipe.held_out),
         "initial": f"{start['id']} (all but {', '.join(sorted(heads))})",
         "initial_sha256": start["sha256"],
     }

@@ -31,6 +31,8 @@ from bidsrep.imaging.normalise import normalise
 from bidsrep.imaging.resample import coverage, resample, resample_labels, resample_mask
 from bidsrep.imaging.tissues import tissue_means
 from bidsrep.imaging.volume import Volume
+from bidsrep.models.library import find_weights
+from bidsrep.models.weights import read_card
 from bidsrep.tasks.segmentation import IGNORED, to_classes
 from bidsrep.training.labelled import SYNTHESIS, Labelled
 
@@ -89,7 +91,7 @@ def prepare_examples(
     problems: list[InputError] = []
     for pair in pairs:
         example = Example(pair.name, pair.scan.subject, folder / pair.name)
-        stamp = _stamp(pair, task)
+        stamp = _stamp(pair, labels_dir, task)
         record = example.stem.with_name(f"{pair.name}_made.json")
         try:
             if not record.is_file() or json.loads(record.read_text()) != stamp:
@@ -108,15 +110,24 @@ def prepare_examples(
     return examples
 
 
-def _stamp(pair: Labelled, task: str) -> dict[str, Any]:
-    """Tells whether what was prepared is still that of the same files."""
-    files = (pair.scan.path, pair.label)
+def _stamp(pair: Labelled, labels_dir: Path | None, task: str) -> dict[str, Any]:
+    """Tells whether what was prepared is still that of the same files, and of the same network for the brain."""
+    scans = [scan for scan in (pair.scan, pair.owner, pair.white) if scan is not None]
+    masks = [_given_mask(scan, labels_dir) for scan in scans]
+    files = [*(scan.path for scan in scans), pair.label, *(mask for mask in masks if mask is not None)]
+    network = read_card(find_weights("brainmask"))["weights"]["sha256"] if None in masks else ""
     return {
         "task": task,
         "values": list(pair.values),
         "matrix": pair.matrix.round(6).tolist(),
-        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files],
+        "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in dict.fromkeys(files)],
+        "brainmask": network,
     }
+
+
+def _given_mask(scan: Scan, labels_dir: Path | None) -> Path | None:
+    given = find_brain_mask({"labels": labels_dir}, scan) if labels_dir is not None else None
+    return given.path if given is not None else None
 
 
 def prepare(pair: Labelled, labels_dir: Path | None, task: str, device: str = "cpu") -> dict[str, Volume]:
@@ -159,10 +170,10 @@ def read_brain(scan: Scan, labels_dir: Path | None, device: str) -> tuple[Volume
     volume, report = conform(scan.path)
     for warning in report["warnings"]:
         LOGGER.debug("%s: %s", scan.path.name, warning)
-    given = find_brain_mask({"labels": labels_dir}, scan) if labels_dir is not None else None
+    given = _given_mask(scan, labels_dir)
     try:
         if given is not None:
-            other = Volume.load(given.path)
+            other = Volume.load(given)
             return volume, resample_mask(other.data > 0, other, volume)
         if is_stripped(volume):
             return volume, mask_from_nonzero(volume)

@@ -12,12 +12,15 @@ import numpy as np
 import torch
 from nibabel.processing import resample_to_output
 
+from bidsrep.bids.names import sanitise
 from bidsrep.errors import ImageError, InputError
 from bidsrep.imaging.tissues import tissue_means
 from bidsrep.synth.pathology import anomaly_probability
+from bidsrep.training.anatomies import ACQUIRED, LEAST_LESION
 
-ACQUIRED = ("brain", "preproc")
-"""Values of ``desc`` that do not mean a synthetic image."""
+Visit = tuple[str, str]
+"""Subject and session of an anatomy; the session is empty where there is none."""
+TWINS = "{}: several label maps would have this name: {}. Give them names of their own, such as sub-01_dseg.nii.gz"
 
 # What a label is made of when only its class matters; other tissues of a table count as extracerebral.
 TISSUE_OF = {
@@ -46,7 +49,16 @@ def prepare_label_maps(sources: list[Path], table: Path, out: Path, brain_below:
         Dataset folder to write.
     brain_below
         Labels from this value on are outside the brain whatever their tissue.
+
+    Raises
+    ------
+    InputError
+        If two label maps would be the same person at the same time.
     """
+    visits = {source: _visit(source) for source in sources}
+    if twins := sorted(visit for visit, count in Counter(visits.values()).items() if count > 1):
+        which = ", ".join(source.name for source in sources if visits[source] == twins[0])
+        raise InputError(TWINS.format("sub-{}".format("_ses-".join(filter(None, twins[0]))), which))
     _describe(out, "label maps")
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -60,7 +72,7 @@ def prepare_label_maps(sources: list[Path], table: Path, out: Path, brain_below:
         image = nib.as_closest_canonical(nib.load(source))
         labels = np.round(np.asanyarray(image.dataobj)).astype(np.int16)
         labels, affine = crop_to(labels, labels > 0, image.affine, margin=2)
-        path = _subject_file(out, _name(source), "dseg.nii.gz")
+        path = _anatomy_file(out, visits[source], "dseg.nii.gz")
         nib.Nifti1Image(labels, affine).to_filename(path)
     return len(sources)
 
@@ -73,7 +85,7 @@ def prepare_t1w(sources: list[Path], out: Path, masks: Path | None = None) -> Co
     a partial-volume voxel is.
 
     A FLAIR beside the T1w, on the same grid, becomes the FLAIR target, and a lesion mask an anomaly
-    probability (PEPSI, eq. 1), from the FLAIR where there is one, else from the T1w.
+    probability (PEPSI, eq. 1), above 0 in all of the mask, from the FLAIR where there is one, else from the T1w.
 
     Parameters
     ----------
@@ -97,12 +109,12 @@ def prepare_t1w(sources: list[Path], out: Path, masks: Path | None = None) -> Co
         raise InputError(f"{sources[0]}: neither this nor another T1w is an acquired one on its own grid.")
     _describe(out, "brain-extracted T1w scans")
     written: Counter[str] = Counter()
-    for name, source in chosen.items():
-        _prepare_person(name, source, out, masks, written)
+    for visit, source in chosen.items():
+        _prepare_person(visit, source, out, masks, written)
     return written
 
 
-def _prepare_person(name: str, source: Path, out: Path, masks: Path | None, written: Counter[str]) -> None:
+def _prepare_person(visit: Visit, source: Path, out: Path, masks: Path | None, written: Counter[str]) -> None:
     native = nib.load(source)
     image = _millimetre(native)
     image = nib.Nifti1Image(np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0), image.affine)
@@ -111,7 +123,7 @@ def _prepare_person(name: str, source: Path, out: Path, masks: Path | None, writ
 
     def write(volume: np.ndarray, ending: str) -> Path:
         volume, affine = crop_to(volume, brain, grid, margin=2)
-        path = _subject_file(out, name, ending)
+        path = _anatomy_file(out, visit, ending)
         nib.Nifti1Image(volume.astype(np.float32), affine).to_filename(path)
         return path
 
@@ -139,19 +151,20 @@ def _prepare_person(name: str, source: Path, out: Path, masks: Path | None, writ
         lesion = torch.from_numpy(np.asarray(_millimetre(mask).dataobj) >= 0.5)
         own = torch.from_numpy(t1w if flair is None else flair)
         probability = anomaly_probability(own, lesion, "T1w" if flair is None else "FLAIR")
+        # Eq. 1 is 0 outside the mask and may be inside: what is lesion must still be told from what is not.
+        probability = torch.where(lesion, probability.clamp(min=LEAST_LESION), probability)
         write(probability.numpy(), "label-lesion_probseg.nii.gz")
         written["lesions"] += 1
 
 
-def _one_per_session(sources: list[Path]) -> dict[str, Path]:
-    """Name of the anatomy (subject and session label) to its T1w."""
-    chosen: dict[str, Path] = {}
+def _one_per_session(sources: list[Path]) -> dict[Visit, Path]:
+    """Subject and session to their T1w."""
+    chosen: dict[Visit, Path] = {}
     for source in sorted(sources, key=lambda path: (len(path.name), path.name)):
         entities = _entities(source)
         if entities.get("desc", "brain") not in ACQUIRED or "space" in entities:
             continue
-        label = entities["sub"] + entities.get("ses", "")
-        chosen.setdefault("".join(char for char in label if char.isalnum()), source)
+        chosen.setdefault(_visit(source), source)
     return dict(sorted(chosen.items()))
 
 
@@ -232,12 +245,15 @@ def _describe(out: Path, what: str) -> None:
     (out / ".bidsignore").write_text("dseg.tsv\n")
 
 
-def _name(source: Path) -> str:
-    stem = source.name.split(".")[0].removeprefix("sub-")
-    return "".join(char for char in stem.split("_")[0] if char.isalnum())
+def _visit(source: Path) -> Visit:
+    """Labels of subject and session, the latter empty where there is none; the whole name where it is not of BIDS."""
+    entities, stem = _entities(source), source.name.split(".")[0].removesuffix("_dseg")
+    return sanitise(entities.get("sub") or stem), sanitise(entities["ses"]) if "ses" in entities else ""
 
 
-def _subject_file(out: Path, name: str, ending: str) -> Path:
-    folder = out / f"sub-{name}" / "anat"
+def _anatomy_file(out: Path, visit: Visit, ending: str) -> Path:
+    subject, session = visit
+    parts = [f"sub-{subject}", *([f"ses-{session}"] if session else [])]
+    folder = out.joinpath(*parts, "anat")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"sub-{name}_{ending}"
+    return folder / f"{'_'.join(parts)}_{ending}"

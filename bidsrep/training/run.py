@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
 from bidsrep.models.views import ViewHead
+from bidsrep.models.weights import card_path, read_card
 from bidsrep.training.anatomies import load_anatomies
 from bidsrep.training.module import Objective, PretrainModule
 from bidsrep.training.recipe import Recipe
@@ -22,6 +24,8 @@ from bidsrep.training.representation import RepresentationObjective
 from bidsrep.training.segmenter import reference_segmenters
 from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
+LOGGER = logging.getLogger("bidsrep.training")
+SEEN_BEFORE = "%s, which this run starts from, may have been trained on persons that the recipe holds out: %s"
 SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
 """Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
 FROZEN_NOTHING = "frozen: no parameter of the network begins with {!r}"
@@ -157,7 +161,9 @@ def pretrain(
     runtime = runtime or Runtime(**settings)
     network = build_network(recipe)
     if start := initial or recipe.initial:
-        load_initial(network, find_weights(recipe.model, start))
+        path = find_weights(recipe.model, start)
+        load_initial(network, path)
+        _warn_of_seen(recipe, path)
     freeze(network, recipe.frozen)
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
@@ -174,6 +180,13 @@ def fit(module: PretrainModule, trainer: pl.Trainer, out: Path) -> Path:
     trainer.fit(module, ckpt_path=str(last) if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     return last
+
+
+def _warn_of_seen(recipe: Recipe, initial: Path) -> None:
+    """Tell whom a run holds out in vain: the weights it starts from may have been trained on them."""
+    aside = read_card(initial).get("training", {}).get("held_out", ()) if card_path(initial).is_file() else ()
+    if seen := [name for name in recipe.held_out if name not in aside]:
+        LOGGER.warning(SEEN_BEFORE, initial.name, ", ".join(seen))
 
 
 def load_initial(network: nn.Module, path: Path) -> None:

@@ -11,7 +11,7 @@ dropout left active in the frozen encoder, rotations in radians, training and te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,19 +67,21 @@ class _Objective:
     """What both phases share: people in an order, and dropout that a resumed run repeats."""
 
     def __init__(self, people: dict[float, list[Person]], recipe: Recipe) -> None:
-        self.people, self.recipe = people, recipe
+        self.people = {spacing: by_person(found) for spacing, found in people.items()}
+        self.recipe = recipe
         self.config: ScanConfig = scan_config(recipe.generator)
         self._step, self._calls = -1, 0
 
     def person(self, number: int, spacing: float) -> Person:
         """Who example ``number`` is of: everybody once, in random order, before anybody comes again.
 
-        So the views that one person's are told from are other persons'.
+        So the views that one person's are told from are other persons'. Of several sessions each has its turn.
         """
         people = self.people[spacing]
         turn, place_in_turn = divmod(number, len(people))
         order = torch.Generator().manual_seed(self.recipe.seed * SEED_STEP + turn)
-        return people[int(torch.randperm(len(people), generator=order)[place_in_turn])]
+        sessions = people[int(torch.randperm(len(people), generator=order)[place_in_turn])]
+        return sessions[turn % len(sessions)]
 
     def generator(self, number: int) -> torch.Generator:
         """Randomness of example ``number``: the same however many processes share the examples."""
@@ -94,6 +96,14 @@ class _Objective:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(self.recipe.seed + SEED_STEP * (step * world_size() + rank) + self._calls)
             yield
+
+
+def by_person(people: Sequence[Person]) -> list[list[Person]]:
+    """Sessions of the same person together; who has no name is a person of their own."""
+    groups: dict[str, list[Person]] = {}
+    for number, person in enumerate(people):
+        groups.setdefault(person.name or f"unnamed {number}", []).append(person)
+    return list(groups.values())
 
 
 class ContrastiveObjective(_Objective):

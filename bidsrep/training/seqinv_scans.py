@@ -28,7 +28,7 @@ from bidsrep.synth.physics import (
 )
 from bidsrep.synth.random import coin, integer, uniform_scalar
 from bidsrep.synth.views import Shape, ViewConfig
-from bidsrep.training.anatomies import load_anatomies
+from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
 from bidsrep.training.representation import make_source
 
 View = Literal["base", "seqaug", "seqinv"]
@@ -89,10 +89,11 @@ class ScanConfig:
 
 @dataclass(frozen=True)
 class Person:
-    """An anatomy, and what each of its labels consists of."""
+    """An anatomy, what each of its labels consists of, and whose it is: those of one name are one person's sessions."""
 
     source: Source
     structures: tuple[str, ...] = ()
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,18 @@ def load_people(
         if next(folder.glob("**/*_label-lesion_mask.nii.gz"), None):
             continue
         anatomies, table = load_anatomies(folder)
-        structures = brain_structures(table.tissues, table.names) if table else ()
+        kept = [anatomy for anatomy in anatomies if anatomy.name not in held_out]
         for spacing, found in people.items():
-            found += [
-                Person(make_source(anatomy, table, spacing), structures if anatomy.labels is not None else ())
-                for anatomy in anatomies
-                if anatomy.name not in held_out
-            ]
+            found += [make_person(anatomy, table, spacing) for anatomy in kept]
     if not all(people.values()):
         raise InputError(NOBODY.format(", ".join(map(str, folders))))
     return people
+
+
+def make_person(anatomy: Anatomy, table: LabelTable | None, spacing: float) -> Person:
+    """A prepared anatomy, to draw scans of at a voxel size (mm)."""
+    structures = brain_structures(table.tissues, table.names) if table and anatomy.labels is not None else ()
+    return Person(make_source(anatomy, table, spacing), structures, anatomy.name)
 
 
 def scan_config(values: Mapping[str, Any]) -> ScanConfig:

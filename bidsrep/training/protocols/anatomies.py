@@ -12,12 +12,11 @@ import torch
 
 from bidsrep.errors import InputError, UsageError
 from bidsrep.models.model import Model
-from bidsrep.training.anatomies import Anatomy, LabelTable, load_anatomies
+from bidsrep.training.anatomies import Anatomy, LabelTable, find_anatomies, load_anatomies
 
 Scale = Literal["sloppy", "compact", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 SEED = 20
-ENDINGS = ("dseg", "desc-brain_T1w")
 
 NO_ANATOMIES = "--data {}: nobody is in it. Give folders that `bidsrep-train prepare` has made."
 NOT_THERE = "--participant-label: there is no {} in {}"
@@ -69,11 +68,7 @@ class Anatomies:
 
 def names_in(folder: Path) -> set[str]:
     """The persons of a prepared dataset, ``sub-01``."""
-    return {
-        path.name
-        for path in folder.glob("sub-*")
-        if any((path / "anat" / f"{path.name}_{ending}.nii.gz").exists() for ending in ENDINGS)
-    }
+    return {name for name, _, _ in find_anatomies(folder)}
 
 
 def held_out(models: Mapping[str, Model]) -> dict[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from bidsrep.synth.corruption import corrupt, sample_corruption
 from bidsrep.synth.equations import TOP, TYPICAL_T2W
 from bidsrep.synth.generator import T1W_LESION, Source, Subject, normalise
 from bidsrep.tasks.tissue import LABELS as TISSUE_LABELS
+from bidsrep.training.anatomies import LEAST_LESION
 from bidsrep.training.cifl import tissue_channels
 from bidsrep.training.labelled_scans import DTYPES, MARGIN_VOXELS, Example
 from bidsrep.training.protocols.brainid import STILL, painted, still
@@ -117,7 +118,11 @@ def contrast_of(subject: Subject, source: Source, contrast: str) -> Tensor:
 
 
 def label_of(subject: Subject, source: Source, task: str) -> Tensor:
-    """What a network should say ``(X, Y, Z)``: FreeSurfer's values, tissues, lesion probability, a T1w or FLAIR."""
+    """What a network should say ``(X, Y, Z)``: FreeSurfer's values, tissues, lesions, a T1w or FLAIR.
+
+    Lesions that somebody drew are a mask, as `bidsrep.training.prepare` keeps it; those that are simulated are shares
+    of a voxel.
+    """
     if task == "seg":
         assert subject.labels is not None
         return torch.tensor(source.values)[subject.labels.long()].float()
@@ -125,7 +130,9 @@ def label_of(subject: Subject, source: Source, task: str) -> Tensor:
         return torch.tensor(TISSUE_LABELS)[tissue_channels(subject, source.tissues)].float()
     if task == "FLAIR":
         return subject.flair
-    return subject.lesion if task == "lesion" else subject.t1w
+    if task == "lesion":
+        return subject.lesion if source.lesion is None else (subject.lesion > LEAST_LESION / 2).float()
+    return subject.t1w
 
 
 def central_box(brain: Tensor, longest: int, lesion: Tensor | None = None) -> tuple[slice, ...]:

@@ -20,12 +20,11 @@ from bidsrep.evaluation.results import Published, Result
 from bidsrep.models.device import resolve_device, trains_in_bf16
 from bidsrep.models.model import Model
 from bidsrep.synth.generator import Source
-from bidsrep.synth.physics import brain_structures
-from bidsrep.training.anatomies import load_anatomies
+from bidsrep.training.anatomies import find_anatomies, load_anatomies
 from bidsrep.training.protocols.anatomies import Anatomies, Scale, choose_persons, names_in
 from bidsrep.training.recipe import Recipe, Stage
-from bidsrep.training.representation import RepresentationObjective, make_source
-from bidsrep.training.seqinv_scans import Person
+from bidsrep.training.representation import RepresentationObjective
+from bidsrep.training.seqinv_scans import Person, make_person
 from bidsrep.training.splits import split_subjects
 
 TEST_SHARE = 0.2
@@ -92,8 +91,8 @@ class Population:
     @cached_property
     def labelled(self) -> frozenset[str]:
         """Those who have a label map."""
-        maps = (path for folder in self.folders for path in folder.glob("sub-*/anat/sub-*_dseg.nii.gz"))
-        return frozenset(path.name.removesuffix("_dseg.nii.gz") for path in maps)
+        found = (one for folder in self.folders for one in find_anatomies(folder))
+        return frozenset(name for name, kind, _ in found if kind == "labels")
 
     def people(self, names: Collection[str]) -> list[Person]:
         """Anatomies of 1 mm of the named persons, with what their labels consist of."""
@@ -110,11 +109,7 @@ class Population:
                 if name not in names_in(folder):
                     continue
                 anatomies, table = load_anatomies(folder, persons=(name,))
-                structures = brain_structures(table.tissues, table.names) if table else ()
-                self._known[name] += [
-                    Person(make_source(a, table, SPACING_MM), structures if a.labels is not None else ())
-                    for a in anatomies
-                ]
+                self._known[name] += [make_person(a, table, SPACING_MM) for a in anatomies]
         return self._known[name]
 
 

@@ -130,9 +130,9 @@ def identity(scans: Scans, models: Mapping[str, Model]) -> Iterator[Result]:
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in (*models, "intensity")}
     for _, example in examples:
         image, brain, _ = arrays(example)
-        vectors["intensity"].append(_cells(image[None], brain))
+        vectors["intensity"].append(_cells(image[None], brain, 1))
         for name, model in models.items():
-            vectors[name].append(_cells(_features(model, image), brain))
+            vectors[name].append(_cells(_features(model, image), brain, model.stride))
     contrasts = [contrast for contrast, _ in examples]
     for system, found in vectors.items():
         table = np.stack(found)
@@ -182,13 +182,12 @@ def _features(model: Model, image: np.ndarray) -> np.ndarray:
         return model.features(torch.from_numpy(padded)[None, None])[0].float().cpu().numpy()
 
 
-def _cells(features: np.ndarray, brain: np.ndarray) -> np.ndarray:
+def _cells(features: np.ndarray, brain: np.ndarray, stride: int) -> np.ndarray:
     """Means of ``(C, X', Y', Z')`` over the brain in the parts of its bounding box: ``(C * CELLS ** 3,)``.
 
-    A part without brain gives zeros. The grid of the features may be coarser than the brain's ``(X, Y, Z)``, by a
-    whole number.
+    A part without brain gives zeros. The grid of the features has ``stride`` times the voxels of the brain's
+    ``(X, Y, Z)``, which it may exceed: the image may have been padded for them.
     """
-    stride = max(1, round(brain.shape[0] / features.shape[1]))
     whole = np.zeros([side * stride for side in features.shape[1:]], dtype=np.float32)
     whole[*map(slice, brain.shape)] = brain[*map(slice, whole.shape)]
     x, y, z = features.shape[1:]
