@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -104,7 +105,8 @@ class TestSubjectPage:
         for kind in ("TSV", "JSON"):
             with page.expect_download() as download:
                 page.get_by_role("button", name=f"Export {kind}").click()
-            assert download.value.suggested_filename == f"ratings_AnnB.{kind.lower()}"
+            name = download.value.suggested_filename
+            assert re.fullmatch(rf"ratings_AnnB_\d{{8}}T\d{{6}}\.{kind.lower()}", name)
             rows[kind] = (tmp_path / kind, download.value.save_as(tmp_path / kind))[0].read_text()
         (row,) = csv.DictReader(rows["TSV"].splitlines(), delimiter="\t")
         assert (row["participant_id"], row["session_id"], row["scan"]) == ("sub-01", "ses-B", "T1w")

@@ -336,6 +336,53 @@ class TestCohort:
         (column,) = self.data(run)["columns"]
         assert [column["levels"][value] for value in column["values"]] == ["first", "second"]
 
+    def test_numbers_may_be_names(self, cohort):
+        rows = ["participant_id\tage\tsite\tbatch\tStatus"]
+        for number in range(12):
+            age = "NA" if number == 3 else 30 + number
+            rows.append(f"sub-{number:02d}\t{age}\t{1 + number % 3}\t{number // 2}\t{number}")
+        write(cohort.out_dir / "participants.tsv", "\n".join(rows) + "\n")
+        columns = {column["name"]: column for column in self.data(cohort)["columns"]}
+        assert columns["site"]["levels"] == ["1", "2", "3"]
+        assert columns["age"]["levels"] is columns["batch"]["levels"] is None
+        assert columns["age"]["values"][3] is None
+        write(cohort.out_dir / "participants.json", '{"batch": {"Levels": {"0": "first"}}}')
+        columns = {column["name"]: column for column in self.data(cohort)["columns"]}
+        assert columns["batch"]["levels"] == ["0", "1", "2", "3", "4", "5"]
+
+    def test_scans_of_a_person_count_once_in_what_groups_explain(self, tmp_path):
+        run, rows = FakeRun(tmp_path), ["participant_id\tscanner"]
+        for number in range(8):
+            for session in "ABCD":
+                run.session(f"{number:02d}", session, ("T1w",), volume=1300 + 50 * (number % 3))
+            rows.append(f"sub-{number:02d}\t{'XY'[number % 2]}")
+        write(tmp_path / "participants.tsv", "\n".join(rows) + "\n")
+        (effect,) = self.data(run)["effects"]
+        volume = next(row for row in effect["rows"] if row["what"] == "Brain volume")
+        assert (volume["scans"], volume["groups"]) == (32, 2)
+        assert volume["eta_chance"] == pytest.approx(1 / 7, rel=1e-4)
+
+    def test_runs_of_a_person_are_one_repeat(self, tmp_path):
+        run = FakeRun(tmp_path)
+        for number in range(3):
+            for session in "AB":
+                run.session(f"0{number}", session, ("T1w",), volume=1300 + 50 * number)
+                anat = run.out_dir / f"sub-0{number}" / f"ses-{session}" / "anat"
+                for path in anat.glob("*_desc-preproc_T1w.*"):
+                    shutil.copy(path, path.with_name(path.name.replace("_desc", "_run-2_desc")))
+                (metrics,) = anat.glob("*_metrics.tsv")
+                header, *rows = metrics.read_text().splitlines()
+                again = [row.replace("T1w\t", "run-2_T1w\t", 1) for row in rows]
+                metrics.write_text("\n".join([header, *rows, *again]) + "\n")
+        volumes = [row for row in self.data(run)["repeats"] if row["what"] == "Brain volume"]
+        assert [row["people"] for row in volumes] == [3]
+
+    def test_an_embedding_that_cannot_be_read_costs_itself(self, cohort, caplog):
+        path = next((cohort.out_dir / "sub-03").rglob("*_embedding.tsv"))
+        path.write_bytes(b"\xff\xfe")
+        assert run_group(settings_of(cohort.out_dir)) == 0
+        assert f"{path}: this table cannot be read" in caplog.text
+
     def test_repeats_are_compared(self, tmp_path):
         run = FakeRun(tmp_path)
         for number in range(4):

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,11 +47,11 @@ class Values:
 class Cohort:
     """Collects sessions; scans are numbered in the order they come, and everything else by those numbers.
 
-    `limits` are the user's own thresholds of warnings.
+    `limits` are the user's own thresholds of warnings, `levelled` the columns of `known` whose values are names.
     """
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or {}
+    def __init__(self, limits: Limits | None = None, levelled: Collection[str] = ()) -> None:
+        self.limits, self.levelled = limits or {}, levelled
         self.subjects: list[str] = []
         self.sessions: list[SessionRow] = []
         self.scans: list[ScanRow] = []

@@ -20,6 +20,7 @@ FEWEST_REPEATED = 3
 """People who were scanned twice."""
 
 MOST_GROUPS = 30
+FEW_NUMBERS = 5
 MOST_LEVELS = 200
 """A column of more different words than this names things, and does not group them."""
 
@@ -52,11 +53,20 @@ def columns_of(cohort: Cohort, described: Mapping[str, str]) -> list[Column]:
         numbers = [_number(word) for word in words]
         distinct = {word for word in words if word is not None}
         all_numbers = all(n is not None for n, w in zip(numbers, words, strict=True) if w is not None)
-        if all_numbers and len(distinct) > 2:
+        if all_numbers and not (name in cohort.levelled or _are_names(words)):
             columns.append(Column(name, described.get(name, ""), tuple(numbers), True))
         elif len(distinct) <= MOST_LEVELS:
             columns.append(Column(name, described.get(name, ""), tuple(words), False))
     return columns
+
+
+def _are_names(words: Sequence[str | None]) -> bool:
+    """Whether numbers may be names (of sites, say): whole ones, a few, each several times; or two at most."""
+    counts = Counter(word for word in words if word is not None)
+    whole = all(word.strip().lstrip("-").isdigit() for word in counts)
+    return len(counts) <= 2 or (
+        whole and len(counts) <= FEW_NUMBERS and min(counts.values()) >= SMALLEST_GROUP
+    )
 
 
 def effects_of(cohort: Cohort, columns: Sequence[Column]) -> Iterator[dict[str, Any]]:
@@ -95,7 +105,7 @@ def _of_embeddings(cohort: Cohort, column: Column) -> Iterator[dict[str, Any]]:
             yield {
                 "what": f"{model}: features",
                 "contrast": contrast,
-                **_explained(features[chosen], groups),
+                **_explained(features[chosen], groups, people),
                 "accuracy": _known(accuracy),
                 "chance": _known(chance),
             }
@@ -106,15 +116,23 @@ def _of_volume(
 ) -> Iterator[dict[str, Any]]:
     rows, numbers = np.asarray(values.rows), np.asarray(values.numbers)
     for contrast, chosen, groups in _by_contrast(cohort, column, rows):
-        yield {"what": _title(*key), "contrast": contrast, **_explained(numbers[chosen], groups)}
+        people = [cohort.subject_of(row) for row in rows[chosen]]
+        yield {"what": _title(*key), "contrast": contrast, **_explained(numbers[chosen], groups, people)}
 
 
-def _explained(values: np.ndarray, groups: Sequence[object]) -> dict[str, Any]:
+def _explained(values: np.ndarray, groups: Sequence[object], people: Sequence[str]) -> dict[str, Any]:
+    """What groups explain of people: several scans of one in a group are averaged, as they are not independent."""
+    own: dict[tuple[str, object], list[int]] = defaultdict(list)
+    for row, key in enumerate(zip(people, groups, strict=True)):
+        own[key].append(row)
+    enough = len(own) >= SMALLEST_COHORT
+    means = np.stack([values[rows].mean(axis=0) for rows in own.values()])
+    kept = [group for _, group in own]
     return {
         "scans": len(groups),
         "groups": len(set(groups)),
-        "eta": _known(eta_squared(values, groups)),
-        "eta_chance": _known(eta_squared_by_chance(groups)),
+        "eta": _known(eta_squared(means, kept)) if enough else None,
+        "eta_chance": _known(eta_squared_by_chance(kept)) if enough else None,
     }
 
 
@@ -135,13 +153,14 @@ def _by_contrast(
 
 
 def _repeats(cohort: Cohort, what: str, rows: np.ndarray, values: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Pair everyone's first two sessions, scan by scan; of several channels the median ICC is given."""
-    found: dict[str, dict[tuple[str, str], list[int]]] = defaultdict(lambda: defaultdict(list))
+    """Pair everyone's first two sessions, one scan of a contrast each; of several channels the median ICC is given."""
+    found: dict[str, dict[str, dict[str, list[int]]]] = defaultdict(lambda: defaultdict(dict))
     for position, row in enumerate(rows):
         scan = cohort.scans[row]
-        found[scan.suffix][cohort.subject_of(row), scan.key].append(position)
+        found[scan.suffix][cohort.subject_of(row)].setdefault(scan.key, []).append(position)
     for contrast, people in sorted(found.items(), key=lambda item: rank(item[0])):
-        pairs = [positions[:2] for positions in people.values() if len(positions) > 1]
+        twice = ((p for _, p in sorted(keys.items()) if len(p) > 1) for keys in people.values())
+        pairs = [first[:2] for first in (next(scans, []) for scans in twice) if first]
         if len(pairs) < FEWEST_REPEATED:
             continue
         table = values[np.array(pairs)]  # (people, 2, channels)

@@ -33,8 +33,8 @@ def run_group(settings: Settings) -> int:
         subjects = [subject for subject in subjects if subject in settings.participant_label]
     if not subjects:
         raise InputError(NOTHING_MSG.format(out_dir))
-    cohort = Cohort(settings.quality_thresholds)
     people, ratings = People(out_dir, settings.bids_dir), read_ratings(out_dir)
+    cohort = Cohort(settings.quality_thresholds, people.levelled)
     with GroupTables(out_dir) as tables:
         for subject in subjects:
             for result in _read(out_dir, subject, settings.session_label, cohort):

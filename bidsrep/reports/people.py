@@ -17,6 +17,7 @@ from bidsrep.reports.results import ScanResult, SessionResult, read_json
 
 LOGGER = logging.getLogger("bidsrep")
 TABLE = "participants.tsv"
+NOTHING = ("", "n/a", "na", "nan")
 IDS = ("participant_id", "session_id")
 UNREADABLE_MSG = "%s: this table cannot be read and is left out (%s)."
 DESCRIPTIONS = {
@@ -26,12 +27,16 @@ DESCRIPTIONS = {
 
 
 class People:
-    """Looks up what is known of a scan; `described` explains columns, as far as the datasets do."""
+    """Looks up what is known of a scan; `described` explains columns, as far as the datasets do.
+
+    `levelled` are those whose values are said to be levels: names, even if they are numbers.
+    """
 
     def __init__(self, out_dir: Path, bids_dir: Path) -> None:
         self.roots = [out_dir, *_raw_roots(out_dir, bids_dir)]
         self.raw = next((root for root in self.roots[1:] if root.is_dir()), None)
         self.described: dict[str, str] = dict(DESCRIPTIONS)
+        self.levelled: set[str] = set()
         self._participants: dict[str, dict[str, str]] = {}
         for root in self.roots:
             if (root / TABLE).is_file():
@@ -57,7 +62,7 @@ class People:
         return {
             name: value.strip()
             for name, value in values.items()
-            if name and name not in IDS and isinstance(value, str) and value.strip() not in ("", "n/a")
+            if name and name not in IDS and isinstance(value, str) and value.strip().lower() not in NOTHING
         }
 
     def of_scan(self, result: SessionResult, scan: ScanResult) -> dict[str, str]:
@@ -74,6 +79,8 @@ class People:
     def _describe(self, path: Path) -> None:
         for name, block in read_json(path).items():
             if isinstance(block, dict):
+                if isinstance(block.get("Levels"), dict):
+                    self.levelled.add(name)
                 words = [str(block[key]) for key in ("LongName", "Description", "Units") if block.get(key)]
                 self.described.setdefault(name, ", ".join(words))
 

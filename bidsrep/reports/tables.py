@@ -6,6 +6,7 @@ first session, ``_visit2`` the second of those who have one, and so on.
 """
 
 import csv
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ from bidsrep.bids.files import atomic_path, write_json
 from bidsrep.reports.measures import MODEL, known_order, measure_of
 from bidsrep.reports.results import Metric, ModelUse, SessionResult
 
+LOGGER = logging.getLogger("bidsrep")
+UNREADABLE_MSG = "%s: this table cannot be read and is left out (%s)."
 METRICS = ("participant_id", "session_id", "model", "scan", "metric", "value", "unit", "reference")
 CHANNEL = re.compile(r"[a-z]+_?\d+")
 WHOLE_BRAIN = "brain"
@@ -98,7 +101,11 @@ class GroupTables:
         for scan in result.scans:
             if model not in scan.embeddings:
                 continue
-            header, rows = _read_table(scan.embeddings[model])
+            try:
+                header, rows = _read_table(scan.embeddings[model])
+            except (OSError, UnicodeDecodeError, csv.Error) as error:
+                LOGGER.warning(UNREADABLE_MSG, scan.embeddings[model], error)
+                continue
             columns = self._channels.setdefault(model, header)
             if header != columns:
                 continue  # of other weights: a table has one set of columns

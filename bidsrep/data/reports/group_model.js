@@ -33,11 +33,14 @@ const verdictOf = (scan) => {
   return kinds.size === 0 ? "not rated" : kinds.size === 1 ? [...kinds][0] : "mixed";
 };
 
+const BUILT_IN = ["Contrast", "Status", "Rating"];
 const STATES = ["failed", "incomplete", "warning", "complete"];
 /** What scans can be grouped, coloured and filtered by: {name, text, levels, of(scan)}; numbers have no levels. */
 const columns = [
   { name: "Contrast", text: "", levels: data.contrasts.levels, of: (scan) => data.contrasts.values[scan] },
-  ...data.columns.map((column) => ({ ...column, of: (scan) => column.values[scan] })),
+  ...data.columns.map((column) => ({
+    ...column, name: BUILT_IN.includes(column.name) ? `${column.name} (participants)` : column.name, of: (scan) => column.values[scan],
+  })),
   { name: "Status", text: "", levels: STATES, of: (scan) => STATES.indexOf(sessionOf(scan)[2]) },
   { name: "Rating", text: "", levels: VERDICTS, of: (scan) => VERDICTS.indexOf(verdictOf(scan)) },
 ];
@@ -84,11 +87,11 @@ function options(select, pairs) {
 
 function setUpFilter() {
   const select = (name) => document.querySelector(`#filters select[data-column="${name}"]`);
-  ["Contrast", "Status", "Rating"].forEach((name) => {
+  BUILT_IN.forEach((name) => {
     const column = columns.find((other) => other.name === name);
     options(select(name), [["", "any"], ...column.levels.map((level, index) => [index, level || "none"])]);
   });
-  const named = columns.map((column, index) => [index, column]).filter(([, column]) => column.levels && !["Contrast", "Status", "Rating"].includes(column.name));
+  const named = columns.map((column, index) => [index, column]).filter(([, column]) => column.levels && !BUILT_IN.includes(column.name));
   byId("by-column").hidden = !named.length;
   options(byId("column"), [["", "any column"], ...named.map(([index, column]) => [index, column.name])]);
   byId("column").addEventListener("change", () => {

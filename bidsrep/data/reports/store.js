@@ -85,7 +85,8 @@ function download(name, text, type) {
 /** Write all ratings of the folder to a file, which goes into the folder "ratings" of the derivatives. */
 function exportRatings(kind, version) {
   const rows = store.rows(version);
-  const name = `ratings_${(store.rater || "unnamed").replace(/[^0-9a-zA-Z]+/g, "")}`;
+  const when = new Date().toISOString().replace(/[-:]|\.\d+Z$/g, ""); // the last file by name is the newest
+  const name = `ratings_${(store.rater || "unnamed").replace(/[^0-9a-zA-Z]+/g, "")}_${when}`;
   if (kind === "tsv") {
     download(`${name}.tsv`, tsv(COLUMNS, rows), "text/tab-separated-values");
   } else {
