@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bidsrep.bids.acquisition import AcquisitionParameters
-from bidsrep.cli.train import main
+from bidsrep.cli.train import _recipes, main
 from bidsrep.models.crl_network import acquisition_vector
 from bidsrep.training.examples import write_example
 
@@ -64,8 +64,17 @@ def test_from_label_maps_to_weights(maps: Path, tmp_path: Path, capsys: pytest.C
     assert main(["pretrain", "brainid", *recipe, "--data", data, "--out", str(run), "--device", "cpu"]) == 0
     weights = tmp_path / "weights"
     options = ["--checkpoint", str(run / "last.ckpt"), "--out", str(weights), "--edition", "7"]
-    assert main(["export", "brainid", *recipe, *options, "--data-description", "a cube"]) == 0
+    assert main(["export", "brainid", *options, "--data-description", "a cube", "--license", "CC0-1.0"]) == 0
     card = tomllib.loads((weights / "brainid.toml").read_text())
+    assert (
+        card["training"]["recipe"] == tomllib.loads(RECIPE)["name"]
+    )  # the run's own, though no --config is given
+    assert card["weights"]["license"] == "CC0-1.0"
+    assert main(["export", "pepsi", *options]) == 2
+    assert main(["export", "brainid", "--config", str(_recipes() / "brainid-compact.toml"), *options]) == 69
+    gone = ["--checkpoint", str(run / "gone.ckpt"), "--out", str(weights)]
+    with pytest.raises(SystemExit):
+        main(["export", "brainid", *gone])
     assert card["weights"]["id"] == "bidsrep-brainid-7"
     assert card["training"]["data"] == "a cube"
     assert "checkpoint" in capsys.readouterr().out
@@ -125,6 +134,7 @@ def test_folder_without_scans_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 def test_options_of_an_export_that_lack_their_partner_are_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "last.ckpt").touch()
     run = ["--checkpoint", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "out")]
     assert main(["export", "brainid", *run, *options]) == 2
     assert "--heads" in capsys.readouterr().err

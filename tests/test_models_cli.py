@@ -39,7 +39,9 @@ def test_add_list_show_verify_path(checkpoint, models_dir, capsys):
     assert "not here: pepsi_pretrained.pth" not in listed
     assert "not here: brain_id_pretrained.pth" in listed
     assert main(["show", "pepsi-official"]) == 0
-    assert 'converted_from = ["pepsi_pretrained.pth"]' in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert 'converted_from = ["pepsi_pretrained.pth"]' in shown
+    assert 'license = "not stated for the weights; the authors\' repository is Apache-2.0"' in shown
     assert main(["verify"]) == 0
     assert "ok  pepsi-official" in capsys.readouterr().out
     assert main(["path", "pepsi-official"]) == 0
@@ -59,8 +61,18 @@ def test_status_follows_the_name_or_the_option(checkpoint, models_dir, capsys):
     mine = checkpoint.rename(checkpoint.with_name("my net.pth"))
     assert main(["add", "pepsi", str(mine)]) == 0
     assert read_card(models_dir / "pepsi-my-net.safetensors")["weights"]["status"] == "self-trained"
-    assert main(["add", "pepsi", str(mine), "--id", "b", "--status", "official"]) == 0
-    assert read_card(models_dir / "b.safetensors")["weights"]["status"] == "official"
+    own = ["--id", "b", "--status", "official", "--license", "CC0-1.0"]
+    assert main(["add", "pepsi", str(mine), *own]) == 0
+    card = read_card(models_dir / "b.safetensors")["weights"]
+    assert (card["status"], card["license"]) == ("official", "CC0-1.0")
+
+
+def test_the_id_that_is_printed_can_be_used(checkpoint, models_dir, capsys):
+    best = checkpoint.rename(checkpoint.with_name("model_best.pth.tar"))
+    assert main(["add", "pepsi", str(best)]) == 0
+    weights = capsys.readouterr().out.strip().rpartition("=")[2]
+    assert weights == "pepsi-model_best"
+    assert library.find_weights("pepsi", weights) == models_dir / "pepsi-model_best.safetensors"
 
 
 def test_a_release_whose_checksum_is_known_is_told_from_its_namesake(test_data, tmp_path, models_dir):
@@ -70,7 +82,7 @@ def test_a_release_whose_checksum_is_known_is_told_from_its_namesake(test_data, 
     assert read_card(models_dir / "seqinv_encoder.safetensors")["weights"]["status"] == "self-trained"
 
 
-@pytest.mark.parametrize("name", ["../x", ".hidden", "a b", ""])
+@pytest.mark.parametrize("name", ["../x", ".hidden", "a b", "x.pt", ""])
 def test_ids_are_plain_names(checkpoint, name, models_dir):
     if name:
         assert main(["add", "pepsi", str(checkpoint), "--id", name]) == 2

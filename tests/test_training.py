@@ -191,6 +191,8 @@ def test_export_writes_weights_that_match_their_card(anatomies: list[Path], tmp_
     assert content["architecture"]["heads"] == {"image": 1}
     assert content["training"]["iterations"] == 1
     assert "stopped" not in content["training"]
+    assert content["weights"]["license"] == "not stated"
+    assert content["input"]["resolution_mm"] == 2
     longer = tiny("brainid", stages=(Stage(5, SHAPE, 2.0),))
     _, card = export_weights(checkpoint, longer, tmp_path, edition="test", training={})
     assert tomllib.loads(card.read_text())["training"]["stopped"] == "after 1 of 5 steps"
@@ -212,7 +214,8 @@ def test_a_start_that_has_seen_the_held_out_is_told(
     anatomies: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from bidsrep.training.export import export_weights
-    from bidsrep.training.run import pretrain
+    from bidsrep.training.recipe import make_recipe
+    from bidsrep.training.run import pretrain, read_record
 
     recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),), held_out=("sub-8",))
     checkpoint = pretrain(recipe, anatomies, tmp_path / "first", device="cpu", progress=False)
@@ -221,6 +224,40 @@ def test_a_start_that_has_seen_the_held_out_is_told(
     with caplog.at_level("WARNING", logger="bidsrep.training"):
         pretrain(recipe, anatomies, tmp_path / "second", initial=start, device="cpu", progress=False)
     assert "may have been trained on persons that the recipe holds out: sub-9" in caplog.text
+    record = read_record(tmp_path / "second" / "run.json")
+    assert make_recipe(record["recipe"]) == recipe
+    pretrain(
+        recipe, anatomies, tmp_path / "second", device="cpu", progress=False
+    )  # continued: the start stays
+    assert read_record(tmp_path / "second" / "run.json") == record
+    _, card = export_weights(
+        tmp_path / "second" / "last.ckpt",
+        recipe,
+        tmp_path / "2",
+        edition="2",
+        training={},
+        start=record["initial"],
+    )
+    content = tomllib.loads(card.read_text())
+    assert content["training"]["held_out"] == ["sub-8"]
+    assert (
+        content["training"]["initial_sha256"]
+        == tomllib.loads(start.with_suffix(".toml").read_text())["weights"]["sha256"]
+    )
+    assert content["weights"]["license"].startswith("not stated; started from bidsrep-brainid-1")
+
+
+def test_a_mask_s_card_tells_the_voxels_and_the_field_of_view(anatomies: list[Path], tmp_path: Path) -> None:
+    from bidsrep.models.registry import load_model
+    from bidsrep.training.export import export_weights
+    from bidsrep.training.run import pretrain
+
+    recipe = tiny("brainmask", stages=(Stage(1, SHAPE, 3.0, 1),))
+    checkpoint = pretrain(recipe, anatomies, tmp_path / "run", device="cpu", progress=False)
+    weights, _ = export_weights(checkpoint, recipe, tmp_path, edition="1", training={})
+    mask = load_model("brainmask", weights=weights)
+    assert mask.resolution_mm == 3
+    assert mask.card["input"]["field_of_view_mm"] == [3.0 * side for side in SHAPE]
 
 
 def test_export_averages_with_other_weights(anatomies: list[Path], tmp_path: Path) -> None:

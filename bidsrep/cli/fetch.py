@@ -55,7 +55,7 @@ def fetch(row: Published, folder: Path) -> Path:
         raise WeightsError(OTHER_FILE.format(row.id, row.url, row.sha256)) from error
     except OSError as error:
         raise WeightsError(NO_ROOM.format(downloads, error.strerror or error)) from error
-    return convert(row.model, [Path(file)], folder, row.id, row.status)
+    return convert(row.model, [Path(file)], folder, row.id, row.status, row.license)
 
 
 class ContinuingDownloader:

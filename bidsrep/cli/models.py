@@ -6,12 +6,15 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bidsrep import __version__
 from bidsrep.cli import types
 from bidsrep.cli.run import guarded
 from bidsrep.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from bidsrep.models.library import Published
 
 CONVERTIBLE = ("brainid", "crl", "pepsi", "seqinv")
 NOT_INSTALLED = "{}: no such weights on this machine. `bidsrep-models list` shows what there is"
@@ -22,7 +25,10 @@ NOT_FETCHABLE = (
 )
 HAVE_IT = "{}: there are such weights already ({}). Give another --id, or --force to replace them"
 BUNDLED_ID = "{}: this is the id of bundled weights. Give another --id"
-BAD_ID = "{!r} cannot be an id: use letters, digits, dots, - and _"
+BAD_ID = "{!r} cannot be an id: use letters, digits, dots, - and _, and no ending of a file of weights"
+OF_FILES = (".pth", ".pt", ".ckpt", ".tar", ".safetensors")
+"""Endings of files of weights: what has one of them is taken for a file, never for an id."""
+UNKNOWN_LICENCE = {"official": "not stated; see the authors' repository", "self-trained": "not stated"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +93,7 @@ def _add_add(commands: Any) -> None:
         help="who trained them; written into every result's sidecar (default: official if the file is named "
         "as the authors name theirs)",
     )
+    add.add_argument("--license", metavar="TEXT", help="their licence, for every result's sidecar")
     add.add_argument("--force", action="store_true", help="replace weights of the same id")
 
 
@@ -134,8 +141,8 @@ def add_weights(arguments: argparse.Namespace) -> int:
 
     first = arguments.files[0]
     released = _released(arguments.model, first)
-    weights = arguments.weights or released or _default_id(arguments.model, first.name)
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", weights):
+    weights = arguments.weights or (released.id if released else _default_id(arguments.model, first.name))
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z._-]*", weights) or weights.lower().endswith(OF_FILES):
         raise UsageError(BAD_ID.format(weights))
     for other in installed(arguments.models_dir):
         if other.id == weights and other.source == "bundled":
@@ -146,18 +153,19 @@ def add_weights(arguments: argparse.Namespace) -> int:
 
     status = arguments.status or ("official" if released else "self-trained")
     folder = models_dir(arguments.models_dir)
-    path = convert(arguments.model, arguments.files, folder, weights, status)
+    licence = arguments.license or (released.license if released else UNKNOWN_LICENCE[status])
+    path = convert(arguments.model, arguments.files, folder, weights, status, licence)
     print(f"{path}\nUse it with: --weights {arguments.model}={weights}")
     return 0
 
 
-def _released(model: str, file: Path) -> str | None:
-    """Id of the authors' release that a file is: by its name, and by its SHA-256 where that is known."""
+def _released(model: str, file: Path) -> "Published | None":
+    """The authors' release that a file is: by its name, and by its SHA-256 where that is known."""
     from bidsrep.models.library import published
 
     for row in published():
         if row.status == "official" and (row.model, row.file) == (model, file.name):
-            return row.id if not row.sha256 or _sha256(file) == row.sha256 else None
+            return row if not row.sha256 or _sha256(file) == row.sha256 else None
     return None
 
 
@@ -169,7 +177,10 @@ def _sha256(file: Path) -> str:
 
 
 def _default_id(model: str, file: str) -> str:
-    stem = re.sub("[^0-9A-Za-z._-]", "-", Path(file).stem)
+    stem = file
+    while stem.lower().endswith(OF_FILES):
+        stem = stem.rpartition(".")[0]
+    stem = re.sub("[^0-9A-Za-z._-]", "-", stem)
     return stem if stem.startswith(model) else f"{model}-{stem}"
 
 

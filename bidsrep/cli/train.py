@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bidsrep.cli import evaluate, types
 from bidsrep.errors import InputError, UsageError
@@ -133,13 +133,15 @@ def export(options: argparse.Namespace) -> int:
         return _export_onto(options, training)
     if options.heads or options.join:
         raise UsageError("--heads and --join are for --onto: which weights shall get the heads?")
-    recipe = _recipe(options)
+    recipe, start = _recipe_of_run(options)
     weights, card = export_weights(
         options.checkpoint,
         recipe,
         options.out,
         edition=options.edition,
         training=training,
+        license=options.license,
+        start=start,
         average_with=options.average_with,
     )
     print(f"{weights}\n{card}")
@@ -172,7 +174,7 @@ def _export_onto(options: argparse.Namespace, training: dict[str, str]) -> int:
         raise UsageError("--join is for lesions: name pathol with --heads.")
     if options.average_with:
         raise UsageError("--average-with cannot be used with --onto: average the weights of a whole run.")
-    recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
+    recipe, _ = _recipe_of_run(options)
     base = find_weights(options.model, options.onto)
     join = None
     if options.join:
@@ -199,6 +201,21 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if recipe.model != options.model:
         raise UsageError(f"{path}: a recipe for {recipe.model}, not {options.model}.")
     return recipe
+
+
+def _recipe_of_run(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any] | None]:
+    """The recipe that a run's folder keeps, unless --config names one, and what the run began with."""
+    from bidsrep.training.recipe import make_recipe
+    from bidsrep.training.run import RECORD, read_record
+
+    record = read_record(options.checkpoint.parent / RECORD)
+    if options.config or "recipe" not in record:
+        recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
+    else:
+        recipe = make_recipe(record["recipe"])
+    if recipe.model != options.model and not options.onto:
+        raise UsageError(f"{options.checkpoint}: of a run for {recipe.model}, not {options.model}.")
+    return recipe, record.get("initial")
 
 
 def _recipes() -> Path:
@@ -343,7 +360,10 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--checkpoint", type=Path, required=True, help="checkpoint of the run")
+    command.add_argument(
+        "--checkpoint", type=types.existing_file, required=True, help="checkpoint of the run, in its folder"
+    )
+    command.add_argument("--license", metavar="TEXT", help="licence of the weights, for the card")
     command.add_argument(
         "--average-with",
         type=types.existing_file,

@@ -150,6 +150,8 @@ def _rerun(arguments: argparse.Namespace, dataset: "Dataset", records: "Records"
         candidates = [given[model]] if model in given else here
         return next((path for path in candidates if sha256_file(path) == sha256), None)
 
+    if arguments.work_dir is not None:
+        arguments.work_dir.mkdir(parents=True, exist_ok=True)
     for subject in dict.fromkeys(arguments.rerun):
         with tempfile.TemporaryDirectory(prefix="bidsrep-verify-", dir=arguments.work_dir) as folder:
             yield from rerun_subject(

@@ -177,7 +177,14 @@ def read_representation(
     return checkpoint.state, infer_architecture(model, checkpoint), {"task": task or "unknown"}
 
 
-def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, status: str) -> Path:
+def convert(
+    model: str,
+    paths: Sequence[Path],
+    folder: Path,
+    weights_id: str,
+    status: str,
+    license: str = "not stated",  # noqa: A002 (the card's word)
+) -> Path:
     """Convert the authors' checkpoint files of a method into safetensors with a card; return the new file.
 
     Parameters
@@ -192,6 +199,8 @@ def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, st
         Identifier to give them.
     status
         ``official`` for what the authors published, ``self-trained`` for the rest.
+    license
+        What the card says of their licence.
 
     Raises
     ------
@@ -213,7 +222,7 @@ def convert(model: str, paths: Sequence[Path], folder: Path, weights_id: str, st
             "id": weights_id,
             "model": model,
             "status": status,
-            "license": "not stated; see the authors' repository" if status == "official" else "not stated",
+            "license": license,
         },
         "architecture": architecture,
         "training": {

@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bidsrep.bids.files import sha256_file
-from bidsrep.models.weights import card_path, read_card, write_weights
+from bidsrep.models.registry import model_class
+from bidsrep.models.weights import card_path, load_strictly, read_card, write_weights
 from bidsrep.training.recipe import Recipe
 from bidsrep.training.run import network_state, steps_taken
 
-LICENSE = "Apache-2.0"
+NO_LICENSE = "not stated"
+WHOLE_HEAD = "whole head"
+BRAIN = "brain only, divided by the 99.5th percentile inside the brain, clipped to [0, 2]"
 
 
 def export_weights(
@@ -27,7 +30,8 @@ def export_weights(
     training: dict[str, Any],
     inputs: dict[str, Any] | None = None,
     figures: dict[str, Any] | None = None,
-    license: str = LICENSE,  # noqa: A002 (the card's word)
+    license: str | None = None,  # noqa: A002 (the card's word)
+    start: Mapping[str, Any] | None = None,
     average_with: Path | None = None,
 ) -> tuple[Path, Path]:
     """Write ``<model>.safetensors`` (float32, fixed order: the same bytes each time) and ``<model>.toml``.
@@ -45,11 +49,13 @@ def export_weights(
     training
         What the card says about data and steps (``data``, ``licences``, ``persons``, ``hours`` ...).
     inputs
-        What the network expects (``resolution_mm`` ...).
+        What the network expects (``resolution_mm`` ...); as the recipe's last stage had it, unless given.
     figures
         Measured figures, each with its data and n in its name or value.
     license
-        What the card says of the weights' licence.
+        What the card says of the weights' licence; not stated, unless given.
+    start
+        What is known of the weights that the run began with (``id``, ``sha256``, ``license``, ``held_out``).
     average_with
         Weights of the same architecture that each of these is averaged with, say those that the run started
         from (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
@@ -58,6 +64,8 @@ def export_weights(
     ------
     ValueError
         If a weight is not finite, or the weights to average with are of another architecture.
+    WeightsError
+        If the checkpoint is not of the recipe's architecture.
     """
     state = {key: value.float().contiguous() for key, value in sorted(network_state(checkpoint).items())}
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
@@ -72,28 +80,45 @@ def export_weights(
             "averaged_with": f"half of each weight is that of sha256 {sha256_file(average_with)}",
             **training,
         }
+    model = model_class(recipe.model)
+    load_strictly(model.build(recipe.architecture), state, checkpoint)
+    held_out: Collection[str] = recipe.held_out
+    unknown = NO_LICENSE
+    if start:
+        held_out = kept_aside(held_out, {"training": start})
+        known = {"initial": start.get("id"), "initial_sha256": start.get("sha256")}
+        training = {**{key: value for key, value in known.items() if value}, **training}
+        unknown = f"{NO_LICENSE}; started from {start.get('id')} ({start.get('license') or NO_LICENSE})"
     architecture = dict(recipe.architecture)
     heads = {name: int(channels) for name, channels in architecture.pop("heads").items()}
     card = {
         "weights": {
             "id": f"bidsrep-{recipe.model}-{edition}",
             "model": recipe.model,
-            "license": license,
+            "license": license or unknown,
             "status": "self-trained",
         },
         "architecture": {**architecture, "heads": heads},
-        "input": inputs or {},
+        "input": inputs or expected_input(recipe),
         "training": {
             "recipe": recipe.name,
             **_steps(checkpoint, recipe),
             "seed": recipe.seed,
-            "held_out": list(recipe.held_out),
+            "held_out": list(held_out),
             **training,
         },
         "figures": figures or {},
     }
     weights = write_weights(out / f"{recipe.model}.safetensors", state, card)
     return weights, card_path(weights)
+
+
+def expected_input(recipe: Recipe) -> dict[str, Any]:
+    """What the network was trained to see in the recipe's last stage."""
+    stage, whole = recipe.stages[-1], recipe.model == "brainmask"
+    given = {"resolution_mm": stage.spacing, "frame": "RAS", "content": WHOLE_HEAD if whole else BRAIN}
+    # A mask is found on whole heads, on as large a grid as was trained on.
+    return given | ({"field_of_view_mm": [side * stage.spacing for side in stage.shape]} if whole else {})
 
 
 def kept_aside(held_out: Collection[str], card: Mapping[str, Any]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,28 @@ def read_recipe(path: Path, **changes: Any) -> Recipe:
     """
     with path.open("rb") as file:
         values = tomllib.load(file)
+    try:
+        recipe = make_recipe(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+
+
+def make_recipe(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from plain values, as `Recipe.as_dict` gives them.
+
+    Raises
+    ------
+    ValueError
+        If there is a key that no recipe has.
+    """
+    values = dict(values)
     known = {item.name for item in fields(Recipe)}
     if unknown := sorted(set(values) - known):
-        raise ValueError(f"{path}: unknown key {unknown[0]!r}; a recipe has {', '.join(sorted(known))}")
+        raise ValueError(f"unknown key {unknown[0]!r}; a recipe has {', '.join(sorted(known))}")
     values["stages"] = tuple(Stage(**{**stage, "shape": tuple(stage["shape"])}) for stage in values["stages"])
     optimiser = values.get("optimiser", {})
     values["optimiser"] = Optimiser(**{**optimiser, "drops": tuple(optimiser.get("drops", ()))})
     for key in ("held_out", "frozen"):
         values[key] = tuple(values.get(key, ()))
-    recipe = Recipe(**values)
-    return replace(recipe, **{key: value for key, value in changes.items() if value is not None})
+    return Recipe(**values)

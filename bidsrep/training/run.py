@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from bidsrep.bids.files import read_json, write_json
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
@@ -25,6 +27,7 @@ from bidsrep.training.segmenter import reference_segmenters
 from bidsrep.training.trainer import LAST, Runtime, make_trainer
 
 LOGGER = logging.getLogger("bidsrep.training")
+RECORD = "run.json"
 SEEN_BEFORE = "%s, which this run starts from, may have been trained on persons that the recipe holds out: %s"
 SYSTEMS = {name: f"bidsrep.training.{name}" for name in ("seqinv", "crl", "cifl")}
 """Systems with a network and an objective of their own: modules with `build_network` and `build_objective`."""
@@ -160,10 +163,12 @@ def pretrain(
     """
     runtime = runtime or Runtime(**settings)
     network = build_network(recipe)
+    started: Mapping[str, Any] = {}
     if start := initial or recipe.initial:
         path = find_weights(recipe.model, start)
         load_initial(network, path)
-        _warn_of_seen(recipe, path)
+        started = _card_of(path)
+        _warn_of_seen(recipe, path, started)
     freeze(network, recipe.frozen)
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
@@ -171,7 +176,10 @@ def pretrain(
     if "gains" in recipe.losses and not (out / LAST).exists():
         start_gains(network, recipe, data)
     module = PretrainModule(network, objective, recipe, runtime.workers)
-    return fit(module, make_trainer(recipe, out, runtime), out)
+    trainer = make_trainer(recipe, out, runtime)
+    if trainer.is_global_zero:
+        write_record(out, recipe, started)
+    return fit(module, trainer, out)
 
 
 def fit(module: PretrainModule, trainer: pl.Trainer, out: Path) -> Path:
@@ -182,11 +190,38 @@ def fit(module: PretrainModule, trainer: pl.Trainer, out: Path) -> Path:
     return last
 
 
-def _warn_of_seen(recipe: Recipe, initial: Path) -> None:
+def _card_of(weights: Path) -> dict[str, Any]:
+    """The card of weights to start from; of those that have none, their name alone is known."""
+    return read_card(weights) if card_path(weights).is_file() else {"weights": {"id": weights.name}}
+
+
+def _warn_of_seen(recipe: Recipe, initial: Path, card: Mapping[str, Any]) -> None:
     """Tell whom a run holds out in vain: the weights it starts from may have been trained on them."""
-    aside = read_card(initial).get("training", {}).get("held_out", ()) if card_path(initial).is_file() else ()
+    aside = card.get("training", {}).get("held_out", ())
     if seen := [name for name in recipe.held_out if name not in aside]:
         LOGGER.warning(SEEN_BEFORE, initial.name, ", ".join(seen))
+
+
+def write_record(out: Path, recipe: Recipe, started: Mapping[str, Any]) -> Path:
+    """Keep in a run's folder what it follows, and of the card of the weights it ``started`` from what counts.
+
+    A run that is continued keeps the start that it had.
+    """
+    start = {
+        **{key: started["weights"].get(key) for key in ("id", "sha256", "license")},
+        "held_out": list(started.get("training", {}).get("held_out", ())),
+    } if started else read_record(out / RECORD).get("initial")  # fmt: skip
+    write_json(out / RECORD, {"recipe": recipe.as_dict(), "initial": start})
+    return out / RECORD
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What `write_record` kept; empty if there is none."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def load_initial(network: nn.Module, path: Path) -> None:
