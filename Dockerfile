@@ -52,7 +52,7 @@ LABEL org.opencontainers.image.title="bidsrep" \
       org.opencontainers.image.revision="${COMMIT}"
 # Any user may run it, with or without a home folder, and nothing but /tmp and the output need be writable.
 RUN useradd --system --no-create-home --home-dir /tmp --uid 10001 bidsrep \
- && mkdir /data /out /work /scripts && chmod 1777 /out /work
+ && mkdir -p /data /out /work /bidsrep/work /bidsrep/scripts && chmod 1777 /out /work
 COPY --from=build /opt/bidsrep /opt/bidsrep
 ENV PATH=/opt/bidsrep/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \

@@ -3,17 +3,19 @@
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 GIB = 1024**3
 
 
 def available_cpus() -> int:
     """Count the processors this process may run on (a Slurm step or a container may have few)."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(len(os.sched_getaffinity(0)), 1)
-    return os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    granted = _slurm("SLURM_CPUS_PER_TASK")  # not every cluster binds a job to its processors
+    return max(min(count, granted or count), 1)
 
 
 def available_memory_gb() -> float:
@@ -21,16 +23,45 @@ def available_memory_gb() -> float:
 
     That is the machine's memory, or less where a control group or Slurm grants less.
     """
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for limit in map(Path, CGROUP_LIMITS):
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()]
+    granted = _slurm("SLURM_MEM_PER_NODE")  # MiB; 0 means all there is
+    granted = granted or _slurm("SLURM_MEM_PER_CPU") * (_slurm("SLURM_CPUS_ON_NODE") or available_cpus())
+    if granted:
+        limits.append(granted * 1024**2)
+    return max(round(0.9 * min(limits) / GIB, 1), 0.1)
+
+
+def templateflow_home() -> Path:
+    """Name the folder in which TemplateFlow keeps templates."""
+    return Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
+
+
+def _slurm(name: str) -> int:
+    """Read a number that Slurm tells its jobs; 0 if it does not."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else 0
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Give the memory limits (bytes) of the control groups this process is in, the outer ones among them."""
+    try:
+        lines = MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")  # version 2
+    old = next((line.split(":", 2)[2].lstrip("/") for line in lines if ":memory:" in line), "")  # version 1
+    files = [CGROUPS / place / "memory.max" for place in _upwards(own)]
+    files += [CGROUPS / "memory" / place / "memory.limit_in_bytes" for place in _upwards(old)]
+    for file in files:
         try:
-            limits.append(int(limit.read_text()))
+            yield int(file.read_text())
         except (OSError, ValueError):  # no such group, or "max"
             continue
-    per_node = os.environ.get("SLURM_MEM_PER_NODE", "")  # MiB; 0 means all there is
-    if per_node.isdigit() and int(per_node):
-        limits.append(int(per_node) * 1024**2)
-    return max(round(0.9 * min(limits) / GIB, 1), 0.1)
+
+
+def _upwards(place: str) -> list[Path]:
+    path = Path(place)
+    return [path, *path.parents]
 
 
 def new_run_uuid() -> str:

@@ -129,7 +129,7 @@ def test_no_path_breaks_out_of_its_quotes(hostile: Lab, options: tuple[str, ...]
         assert [first[0], second[0]] == [str(hostile.bids)] * 2
         assert parse_settings(first).participant_label == ("03",)
     else:
-        assert f"{hostile.bids}:/data:ro" in first
+        assert f"{hostile.bids}:{hostile.bids}:ro" in first
     assert not list(hostile.root.rglob("pwned"))
 
 
@@ -155,10 +155,21 @@ def test_an_array_over_sessions_writes_the_pages_at_the_end(lab: Lab) -> None:
     assert lab.directives()["array"] == "0-3"
     lab.run(task=1)
     lab.run("group.sh")
-    session, group = map(parse_settings, lab.called())
+    session, pages, group = map(parse_settings, lab.called())
     assert (session.participant_label, session.session_label) == (("01",), ("B",))
-    assert group.reports_only
-    assert group.analysis_level == ("participant", "group")
+    assert pages.reports_only
+    assert (pages.analysis_level, pages.participant_label) == (("participant",), ("01", "02", "03"))
+    assert (group.analysis_level, group.participant_label) == (("group",), ())
+
+
+def test_what_a_file_of_settings_says_of_resources_counts(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text("nprocs = 8\nmem_gb = 20.0\nomp_nthreads = 2\n")
+    lab.write("--config-file", str(tmp_path / "site.toml"), "--sbatch", "mem-per-cpu=4G")
+    assert lab.directives()["cpus-per-task"] == "8"
+    assert lab.directives()["mem-per-cpu"] == "4G"
+    assert "mem" not in lab.directives()
+    settings = Settings.from_toml(lab.scripts / "bidsrep.toml")
+    assert (settings.nprocs, settings.omp_nthreads, settings.mem_gb) == (8, 2, 18.0)
 
 
 def test_a_container_sees_its_inputs_only(lab: Lab) -> None:
@@ -178,17 +189,16 @@ def test_a_container_sees_its_inputs_only(lab: Lab) -> None:
     binds = {call[n + 1] for n, word in enumerate(call[:at]) if word == "--bind"}
     place = lab.work / "sub-01"
     assert binds == {
-        f"{lab.bids}:/data:ro", f"{lab.out}:/out:rw", f"{lab.scripts}:/scripts:ro", f"{place}:/work",
-        f"{masks}:/mnt/derivatives-m:ro", f"{weights}:/mnt/weights-pepsi/mine.safetensors:ro",
-        f"{card}:/mnt/weights-pepsi/mine.toml:ro",
+        f"{lab.bids}:{lab.bids}:ro", f"{lab.out}:{lab.out}:rw", f"{lab.scripts}:/bidsrep/scripts:ro",
+        f"{place}:/bidsrep/work", *(f"{path}:{path}:ro" for path in (masks, weights, card)),
     }  # fmt: skip
-    assert call[at + 1 : at + 4] == ["/data", "/out", "participant"]
+    assert call[at + 1 : at + 4] == [str(lab.bids), str(lab.out), "participant"]
     assert (
         "BIDSREP_IMAGE_DIGEST=sha256:6105d6cc76af400325e94d588ce511be5bfdbb73b437dc51eca43917d7a43e3d" in call
     )
     settings = Settings.from_toml(lab.scripts / "bidsrep.toml")
-    assert settings.derivatives == {"m": Path("/mnt/derivatives-m")}
-    assert str(lab.root) not in (lab.scripts / "bidsrep.toml").read_text()
+    assert settings.derivatives == {"m": masks}  # so that DatasetLinks lead there from outside, too
+    assert settings.work_dir == Path("/bidsrep/work")
     assert "gres" not in lab.directives("group.sh")
 
 
@@ -197,8 +207,26 @@ def test_a_container_sees_the_folder_of_added_weights(lab: Lab) -> None:
     added.mkdir(parents=True)
     (lab.root / "image.sif").write_bytes(b"image")
     lab.write("--image", "image.sif")
-    assert f"--bind {added}:/mnt/models_dir:ro" in lab.script()
-    assert Settings.from_toml(lab.scripts / "bidsrep.toml").models_dir == Path("/mnt/models_dir")
+    assert f"--bind {added}:{added}:ro" in lab.script()
+    assert Settings.from_toml(lab.scripts / "bidsrep.toml").models_dir == added
+
+
+def test_a_container_sees_templates(lab: Lab, monkeypatch) -> None:
+    home = lab.root / "templates"
+    home.mkdir()
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(home))
+    (lab.root / "image.sif").write_bytes(b"image")
+    lab.write("--image", "image.sif", "--template", "MNI152NLin2009cAsym")
+    assert f"--bind {home}:{home}:ro" in lab.script()
+    assert f"--env TEMPLATEFLOW_HOME={home}" in lab.script()
+
+
+def test_outer_folders_are_bound_before_what_lies_in_them(lab: Lab) -> None:
+    (lab.root / "image.sif").write_bytes(b"image")
+    lab.out = lab.bids / "derivatives" / "bidsrep"
+    lab.write("--image", "image.sif")
+    script = lab.script()
+    assert script.index(f"{lab.bids}:{lab.bids}:ro") < script.index(f"{lab.out}:{lab.out}:rw")
 
 
 def test_a_path_that_cannot_be_bound_is_refused(lab: Lab, make_bids: MakeBids, capsys) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bidsrep import resources
 from bidsrep.errors import BidsrepError, ImageError, InputError, UsageError, WeightsError
 from bidsrep.resources import available_cpus, available_memory_gb, new_run_uuid
 from bidsrep.settings import Settings, option_of, read_toml
@@ -129,4 +130,26 @@ def test_resources_are_what_this_job_may_use(monkeypatch: pytest.MonkeyPatch) ->
     assert available_memory_gb() > 0
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "1024")
     assert available_memory_gb() <= 0.9
+
+
+def test_what_slurm_and_control_groups_grant_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
+    monkeypatch.setattr(resources, "MEMBERSHIP", tmp_path / "membership")
+    monkeypatch.setenv("SLURM_MEM_PER_CPU", "512")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    assert available_memory_gb() == 0.9
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert available_cpus() == 1
+    (tmp_path / "membership").write_text("0::/slurm/job_7/step_0\n")
+    job = tmp_path / "slurm" / "job_7"
+    (job / "step_0").mkdir(parents=True)
+    (job / "step_0" / "memory.max").write_text("max\n")
+    (job / "memory.max").write_text(f"{1024**3 * 4 // 10}\n")
+    assert available_memory_gb() == 0.4
+    (tmp_path / "membership").write_text("4:memory:/old/job\n")
+    (tmp_path / "memory" / "old").mkdir(parents=True)
+    (tmp_path / "memory" / "old" / "memory.limit_in_bytes").write_text(f"{1024**3 // 4}\n")
+    assert available_memory_gb() == 0.2
     assert new_run_uuid() != new_run_uuid()

@@ -46,6 +46,17 @@ for unit in "${{units[@]:${{SLURM_ARRAY_TASK_ID:-0}} * {each}:{each}}}"; do
 done
 exit "$worst"
 """
+PAGES = """\
+subjects=(
+{subjects}
+)
+{command} \\
+    {arguments} --participant-label "${{subjects[@]}}"
+pages=$?
+{group}\
+group=$?
+exit "$((pages > group ? pages : group))"
+"""
 LOCAL_WORK = """\
 "$(mktemp -d "${TMPDIR:-/tmp}/bidsrep.XXXXXX")" || exit
 trap 'rm -rf -- "$work"' EXIT"""
@@ -84,6 +95,8 @@ class JobArray:
         Name of a participant (``sub-01``) or session (``sub-01_ses-A``) to the number of sessions in it.
     folder : Path
         Where the scripts lie, and the output of the jobs.
+    threads : int, optional
+        Threads of one step, where they are not the task's processors.
     directives : dict
         Further options of ``sbatch``.
     image : Path, optional
@@ -102,6 +115,7 @@ class JobArray:
     units: Mapping[str, int]
     folder: Path
     resources: Resources = Resources()
+    threads: int | None = None
     directives: Mapping[str, str] = field(default_factory=dict)
     image: Path | None = None
     setup: Path | None = None
@@ -136,7 +150,7 @@ class JobArray:
             participant_label=(),
             session_label=() if self.by_session else self.settings.session_label,
             nprocs=self.resources.cpus,
-            omp_nthreads=min(self.resources.cpus, MOST_THREADS),
+            omp_nthreads=self.threads or min(self.resources.cpus, MOST_THREADS),
             mem_gb=round(SHARE * self.resources.mem_gb, 2),
             weights={name: _absolute(value) for name, value in self.settings.weights.items()},
         )
@@ -179,10 +193,20 @@ class JobArray:
             "output": "group_%j.txt",
         }
         given = {name: value for name, value in self.directives.items() if name not in GPU_OPTIONS}
-        levels = ("participant", "group", "--reports-only") if self.by_session else ("group",)
-        return self._script(directives | given, f"{self._command()} \\\n    {self._arguments(*levels)}\n")
+        body = f"{self._command()} \\\n    {self._arguments('group')}\n"
+        if self.by_session:
+            subjects = dict.fromkeys(unit.partition("_")[0] for unit in self.units)
+            body = PAGES.format(
+                subjects="\n".join(map(shlex.quote, subjects)),
+                command=self._command(),
+                arguments=self._arguments("participant", "--reports-only"),
+                group=body,
+            )
+        return self._script(directives | given, body)
 
     def _script(self, directives: Mapping[str, str], body: str) -> str:
+        if any(name.startswith("mem-") for name in directives):  # Slurm takes one way to say it
+            directives = {name: value for name, value in directives.items() if name != "mem"}
         lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in directives.items())]
         lines += [f"# Written by bidsrep-slurm {__version__}."]
         lines += [f"source {_word(self.setup)}"] if self.setup else []

@@ -20,7 +20,7 @@ from bidsrep.cli.parser import normalise_spelling, settings_of
 from bidsrep.cli.run import guarded, set_up_logging
 from bidsrep.errors import ExitCode, UsageError, WeightsError
 from bidsrep.models.library import models_dir
-from bidsrep.settings import Settings, option_of
+from bidsrep.settings import Settings, option_of, read_toml
 from bidsrep.workflows.ledger import is_complete
 from bidsrep.workflows.slurm import queued_jobs, submit
 from bidsrep.workflows.slurm_array import GROUP, PARTICIPANTS, JobArray, Resources, units_of
@@ -184,15 +184,18 @@ def _plan(given: Mapping[str, Any], own: Mapping[str, Any]) -> JobArray | None:
     if own["image"] and not own["image"].is_file():
         raise UsageError(NOT_IMAGE_MSG.format(own["image"]))
     found = Resources.from_usage(read_usages(settings.out_dir))
+    config_file: Path | None = given.get("config_file")
+    named = (read_toml(config_file) if config_file else {}) | dict(given)
     return JobArray(
         settings=settings,
         units=units,
         folder=own["script_dir"] or settings.out_dir / LOGS / time.strftime("%Y%m%d-%H%M%S"),
         resources=Resources(
-            given.get("nprocs", found.cpus),
-            given.get("mem_gb", found.mem_gb),
+            named.get("nprocs", found.cpus),
+            named.get("mem_gb", found.mem_gb),
             own["minutes"] or found.minutes,
         ),
+        threads=named.get("omp_nthreads"),
         directives=own["sbatch"],
         image=own["image"],
         setup=own["setup"],

@@ -1,8 +1,6 @@
 """Affine registration to a population template, and the brain mask that comes with it."""
 
-import os
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
@@ -13,6 +11,7 @@ from bidsrep.imaging.mutual import Points, align
 from bidsrep.imaging.registration import SPACING, Registration, ants_linear, foreground, iterations
 from bidsrep.imaging.resample import resample, resample_mask
 from bidsrep.imaging.volume import Volume
+from bidsrep.resources import templateflow_home
 
 NO_TEMPLATE = (
     "Template {0} is not in {1}. Fetch it once, where there is a network: "
@@ -140,7 +139,7 @@ def _bundled(resolution: int) -> tuple[Volume, np.ndarray]:
 
 
 def _from_templateflow(name: str, resolution: int) -> tuple[Volume, np.ndarray]:
-    home = Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
+    home = templateflow_home()
     folder = home / f"tpl-{name}"
     wanted = [f"_res-{zero}{size}" for size in (resolution, 3 - resolution) for zero in ("0", "")]
     for label in (*wanted, ""):
