@@ -78,22 +78,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         brain(name.rpartition("_")[2], number).to_filename(path)
     description = {"Name": "tiny", "BIDSVersion": "1.9.0", "DatasetType": "raw"}
     (root / "raw/dataset_description.json").write_text(json.dumps(description))
-    run = Settings(
+    run(root)
+    return root
+
+
+def run(root: Path, model: str = "pepsi", **options: object) -> None:
+    """Run one model, with small random weights, on the dataset of a folder."""
+    settings = Settings(
         bids_dir=root / "raw",
         out_dir=root / "out",
         work_dir=root / "work",
-        models=("pepsi",),
-        weights={"pepsi": str(write_random_weights(root / "weights", "pepsi"))},
+        models=(model,),
+        weights={model: str(write_random_weights(root / "weights", model))},
         resolution=VOXEL_MM,
         lesion_threshold=0.4,
         nprocs=1,
         omp_nthreads=1,
         device="cpu",
         sloppy=True,
+        **options,  # type: ignore[arg-type]
     )
-    assert run_participants(run) == ExitCode.OK
+    assert run_participants(settings) == ExitCode.OK
     shutil.rmtree(root / "work")
-    return root
 
 
 @pytest.fixture
@@ -184,6 +190,14 @@ class TestPresence:
     def test_a_removed_scan_of_the_input(self, copy: Copy) -> None:
         (copy.root / "raw" / f"{SCANS[1]}.nii.gz").unlink()
         copy.finds("source", f"bids:raw:{SCANS[1]}.nii.gz", "is not there any more")
+
+    def test_results_of_a_scan_that_was_prepared_anew(self, copy: Copy) -> None:
+        run(copy.root, "brainid", participant_label=("02",), bias_correct=True)
+        findings = [line for line in copy.verify() if ": outdated: " in line]
+        assert len(findings) == 2  # pepsi's predictions, and their measures
+        assert all("sub-02/" in line and "desc-preproc_T1w.nii.gz" in line for line in findings)
+        run(copy.root, participant_label=("02",), bias_correct=True)
+        assert not [line for line in copy.verify() if "outdated" in line]
 
     def test_an_annexed_file_without_content(self, copy: Copy) -> None:
         path = copy.out / f"{PREPROC}.nii.gz"

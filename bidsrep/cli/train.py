@@ -128,6 +128,8 @@ def export(options: argparse.Namespace) -> int:
     """Write weights and card of a training run."""
     from bidsrep.training.export import export_weights
 
+    if not options.checkpoint.is_file():
+        raise UsageError(f"--checkpoint: there is no file {options.checkpoint}.")
     training = {"data": options.data_description} if options.data_description else {}
     if options.onto:
         return _export_onto(options, training)
@@ -361,7 +363,7 @@ def _add_sample(command: argparse.ArgumentParser) -> None:
 
 def _add_export(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--checkpoint", type=types.existing_file, required=True, help="checkpoint of the run, in its folder"
+        "--checkpoint", type=Path, required=True, help="checkpoint of the run, in its folder"
     )
     command.add_argument("--license", metavar="TEXT", help="licence of the weights, for the card")
     command.add_argument(

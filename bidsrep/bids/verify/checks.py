@@ -7,6 +7,7 @@ from pathlib import Path
 from bidsrep.bids.verify.content import check_content
 from bidsrep.bids.verify.dataset import Dataset
 from bidsrep.bids.verify.findings import Finding
+from bidsrep.bids.verify.outdated import check_inputs
 from bidsrep.bids.verify.records import Records
 from bidsrep.bids.verify.sidecars import Sidecars, check_sidecars
 from bidsrep.bids.verify.strays import check_strays
@@ -52,6 +53,7 @@ def verify_dataset(
         *records.unreadable.values(),
         *dataset.check(users),
         *check_content(dataset, records, {uri: len(names) for uri, names in sidecars.users.items()}, rehash),
+        *check_inputs(records),
         *check_strays(dataset.root, records),
         *check_sidecars(dataset, records, sidecars),
         *check_weights(records, installed),
