@@ -182,6 +182,30 @@ class TestSession:
         assert found["contrast"].value < 0
         assert found["contrast"].reference == "FLAIR"
 
+    def test_a_part_of_a_brain_is_not_called_wrong(self, scans, tmp_path):
+        """A slab can be laid over an average brain, and over its mirror image, in many ways."""
+        reference, other = scans
+        image, mask = Volume.load(other.conformed), Volume.load(other.native_mask)
+        middle = mask.shape[2] // 2
+        image, mask = (Volume(v.data[:, :, middle : middle + 8], v.affine) for v in (image, mask))
+        full = Volume.load(reference.mask)
+        inside = np.zeros(full.shape, np.float32)
+        inside[:, :, :8] = full.data[:, :, :8]
+        files = {"conformed": image, "native_mask": mask, "mask": full.replace(inside)}
+        paths = {name: volume.save(tmp_path / f"{name}.nii") for name, volume in files.items()}
+        found = self.values(measure_scans([reference, replace(other, **paths)]), other.key)
+        assert found["mask_border"].value > 0.25
+        for name in (
+            "orientation",
+            "anatomy",
+            "mask_excess",
+            "mask_missing",
+            "mask_shape",
+            "contrast",
+            "mirror",
+        ):
+            assert np.isnan(found[name].value), name
+
     def test_the_table_is_written_with_na(self):
         text = to_tsv([Row("T1w", "ghosting", float("nan")), Row("T1w", "noise", 0.25)])
         assert text.splitlines()[1:] == ["T1w\tghosting\tn/a\tn/a\tn/a", "T1w\tnoise\t0.25\tn/a\tn/a"]

@@ -170,8 +170,41 @@ class TestScripts:
             "lesions: pepsi, from T1w",
         ]
         assert viewer["shape"] == [38, 38, 38]  # the ball: 19 voxels of 3 mm
-        assert viewer["origin"] == [9, 15, 6]
+        assert viewer["affine"] == [[1.5, 0, 0, 9], [0, 1.5, 0, 15], [0, 0, 1.5, 6]]
         assert page.stat().st_size < 1e6
+
+    def test_the_viewer_s_grid_is_the_reference_s_and_as_oblique(self, tmp_path):
+        FakeRun(tmp_path, images=True).session("01", None, ("T1w", "FLAIR"))
+        anat = tmp_path / "sub-01" / "anat"
+        reference = next(anat.glob("sub-01_desc-preproc_T1w.nii.gz"))
+        image = Volume.load(reference)
+        angle = np.deg2rad(20)
+        turned = np.eye(4)
+        turned[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        turned[:3, 3] = -7, 4, 2
+        image = Volume(image.data, turned @ image.affine)
+        image.save(reference)
+        slab = np.where(np.arange(image.shape[2]) < 12, image.data, 0)
+        partial = anat / "sub-01_acq-hipp_space-T1w_res-1mm_desc-preproc_T2w.nii.gz"
+        Volume(slab, image.affine).save(partial)
+        (viewer,) = self.data(write_subject_report(tmp_path, "01"))["viewers"]
+        assert viewer["images"][0]["name"] == "T1w"
+        assert all(38 <= side <= 39 for side in viewer["shape"])
+        corner = np.argwhere(image.data != 0).min(axis=0)
+        first = image.affine[:3, :3] @ corner + image.affine[:3, 3]
+        np.testing.assert_allclose(np.array(viewer["affine"])[:, 3], first, atol=0.01)
+        np.testing.assert_allclose(np.array(viewer["affine"])[:, :3] / 1.5, turned[:3, :3], atol=1e-4)
+        assert sorted({entry["name"] for entry in viewer["overlays"]}) == [
+            e["name"] for e in viewer["overlays"]
+        ]
+
+    def test_figures_of_scans_without_a_session_stand_before_the_others(self, run):
+        run.session("01", None, ("T1w",))
+        run.session("01", "2", ("T1w",))
+        text = write_subject_report(run.out_dir, "01").read_text()
+        places = [text.index(f'data-scan="{place}/T1w"') for place in ("n/a", "ses-1", "ses-2", "ses-10")]
+        assert places == sorted(places)
+        assert ">Without a session<" in text
 
     def test_the_viewer_keeps_left_on_the_left(self, tmp_path):
         """An image whose axes run to the left and back is shown like any other."""

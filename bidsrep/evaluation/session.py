@@ -26,6 +26,7 @@ __all__ = ["Row", "ScanFiles", "from_tsv", "measure_scans", "measure_session", "
 
 LOGGER = logging.getLogger("bidsrep")
 LESION = "lesion"
+MOST_OF_A_BRAIN = 0.6
 UNITS = {"mae": "fraction of the 99.5th percentile", "psnr": "dB", "disagreement": "cm3"}
 
 
@@ -123,7 +124,10 @@ def _registration(scan: ScanFiles, reference: ScanFiles) -> Iterator[Row]:
     if common.any():
         shared = mutual_information(scan.image.data, reference.image.data, common)
         yield Row(scan.key, "mutual_information", shared, "nats", reference.key)
-        yield Row(scan.key, "mirror", mirror_gain(reference.image, scan.image, common), "", reference.key)
+        # Of a part of a brain a mirror image, which may be turned and moved, can fit better by chance.
+        enough = common.sum() >= MOST_OF_A_BRAIN * reference.brain.sum()
+        mirror = mirror_gain(reference.image, scan.image, common) if enough else float("nan")
+        yield Row(scan.key, "mirror", mirror, "", reference.key)
     centre = reference.image.affine[:3, :3] @ np.argwhere(reference.brain).mean(axis=0)
     centre += reference.image.affine[:3, 3]
     shift = displacement_mm(scan.matrix, np.eye(4), centre[None])[0]

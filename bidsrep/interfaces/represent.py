@@ -15,7 +15,6 @@ from nipype.interfaces.base import (
     traits,
 )
 
-MARGIN_VOXELS = 8
 T1W, LESION, TISSUE = "T1w", "lesion", "tissue"
 NOT_USABLE = "cannot be given to {} ({})"
 REMEDY = "Look at its brain mask in the report; give a better one with --derivatives, or exclude the scan"
@@ -69,15 +68,14 @@ class Represent(SimpleInterface):
     def _run_interface(self, runtime):  # noqa: ANN001, ANN202 (nipype's signature)
         from bidsrep.errors import ImageError, InputError
         from bidsrep.evaluation.invariance import FeatureLattice
-        from bidsrep.imaging.grids import bounding_box, uncrop
+        from bidsrep.imaging.grids import uncrop
         from bidsrep.imaging.volume import Volume
         from bidsrep.reports.components import plot_components
 
         folder = Path(runtime.cwd)
         scan, mask = Volume.load(self.inputs.in_file), Volume.load(self.inputs.mask_file).data > 0
         try:
-            box = bounding_box(mask, MARGIN_VOXELS)
-            features, stride, predicted = self._compute(scan.data[box], mask[box])
+            box, features, stride, predicted = self._compute(scan.data, mask)
         except (ValueError, InputError) as error:  # an empty brain, or one too small for the network
             problem = NOT_USABLE.format(self.inputs.model, error)
             raise ImageError(self.inputs.source or self.inputs.in_file, problem, REMEDY) from error
@@ -99,12 +97,13 @@ class Represent(SimpleInterface):
         }
         return runtime
 
-    def _compute(self, data: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, int, dict[str, np.ndarray]]:
-        """Give features, their stride, and the predictions (X, Y, Z; 0 outside the brain) of a scan."""
+    def _compute(
+        self, data: np.ndarray, mask: np.ndarray
+    ) -> tuple[tuple[slice, slice, slice], np.ndarray, int, dict[str, np.ndarray]]:
+        """Give the frame around the brain, and in it features, their stride, and the predictions (0 outside the brain)."""
         import torch
 
-        from bidsrep.imaging.grids import pad_to_multiple
-        from bidsrep.imaging.normalise import normalise
+        from bidsrep.models.framed import Framed
         from bidsrep.models.registry import load_model
         from bidsrep.models.scratch import tensors_on_disk
 
@@ -112,16 +111,12 @@ class Represent(SimpleInterface):
         model = load_model(  # once per process
             self.inputs.model, self.inputs.weights, self.inputs.device, self.inputs.precision
         )
-        padded, keep = pad_to_multiple(normalise(data, mask), model.divisor)
-        volume = torch.from_numpy(padded)[None, None]
+        framed = Framed.of(data, mask, model.divisor)
         with torch.inference_mode(), tensors_on_disk(Path.cwd() if self.inputs.low_mem else None):
-            features, predicted = self._run_model(model, volume)
-        images = {
-            name: np.where(mask, value[0, 0].float().cpu().numpy()[keep], 0)
-            for name, value in predicted.items()
-        }
+            features, predicted = self._run_model(model, framed.volume)
+        images = {name: framed.inside(value) for name, value in predicted.items()}
         found = features[0].float().cpu().numpy()
-        return found if model.stride > 1 else found[:, *keep], model.stride, images
+        return framed.box, found if model.stride > 1 else found[:, *framed.keep], model.stride, images
 
     def _run_model(self, model, volume):  # noqa: ANN001, ANN202 (torch is imported when it runs)
         """Give features and predictions; a model that makes contrasts is told the scan's own parameters."""

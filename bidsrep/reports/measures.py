@@ -33,6 +33,7 @@ class Measure:
     low: float = float("-inf")
     high: float = float("inf")
     warning: str = ""
+    relation: str = "with"
 
     def show(self, metric: Metric, unit: bool = True) -> str:
         """Write a value as the pages show it; what is no number is shown as it is."""
@@ -89,7 +90,9 @@ def flags_of(result: SessionResult, limits: Limits | None = None) -> list[Flag]:
         if text := measure.warn(metric):
             parts = [metric.scan, metric.model if measure.scope == MODEL else ""]
             about = ", ".join(part for part in parts if part)
-            shown = measure.show(metric) + (f" with {metric.reference}" if metric.reference else "")
+            shown = measure.show(metric) + (
+                f" {measure.relation} {metric.reference}" if metric.reference else ""
+            )
             flags[Flag(about, text, measure, shown)] = None
     return list(flags)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bidsrep import __version__
 from bidsrep.bids.files import write_text
-from bidsrep.bids.names import report_path
+from bidsrep.bids.names import natural, report_path
 from bidsrep.reports.boilerplate import methods_bibtex, methods_html, methods_markdown
 from bidsrep.reports.figures import mark_figures
 from bidsrep.reports.matrices import invariance_matrices
@@ -23,6 +23,8 @@ from bidsrep.reports.results import Metric, ModelUse, ScanResult, SessionResult,
 from bidsrep.reports.viewer import viewer_data
 from bidsrep.reports.volumes import volume_tables
 
+NO_SESSION = "Reports for: ."
+"""Nireports' title of figures that have no session."""
 SUMMARY_COLUMNS = ("brain_volume", "lesion_volume", "lesion_count")
 
 
@@ -78,13 +80,11 @@ def _assemble(
     limits: Limits | None,
 ) -> str:
     """Let nireports find the figures, put our sections around them, and return the page."""
-    from nireports.assembler.report import Report
-
     figures = out_dir / f"sub-{subject}" / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as scratch:
         made = Path(scratch) / "page.html"
-        report = Report(
+        report = _report_class()(
             out_dir,
             run_uuid,
             bootstrap_file=data_file("subject.yml"),
@@ -99,6 +99,9 @@ def _assemble(
         report.header = [_header(subject, sessions, count)]
         viewers = [data for session in sessions if (data := viewer_data(out_dir, session)) is not None]
         report.footer = [fragment("footer", __version__), _scripts(subject, sessions, viewers)]
+        for section in report.sections:
+            for reportlet in section.reportlets:
+                reportlet.title = {NO_SESSION: "Without a session."}.get(reportlet.title, reportlet.title)
         mark_figures(report.sections, out_dir, embed=embed)
         before, after = _sections(out_dir, sessions, warnings)
         if viewers:
@@ -106,6 +109,22 @@ def _assemble(
         report.sections = [*before, *report.sections, *after]
         report.generate_report()
         return made.read_text(encoding="utf-8")
+
+
+def _report_class() -> type[Any]:
+    """Nireports' report, which sorts sessions as people count, and has the figures without one where others have some."""
+    from nireports.assembler.report import Report
+
+    class Page(Report):
+        @staticmethod
+        def _process_orderings(orderings: list[str], hits: list[Any]) -> tuple[list[str], list[tuple[Any]]]:
+            found = {hit.get_entities().get("session") for hit in hits}
+            if found <= {None}:
+                return [], []
+            named = sorted((session for session in found if session is not None), key=natural)
+            return orderings, [*([(None,)] if None in found else []), *((session,) for session in named)]
+
+    return Page
 
 
 def _scripts(subject: str, sessions: Sequence[SessionResult], viewers: list[dict[str, Any]]) -> str:
@@ -248,4 +267,7 @@ def _tables(session: SessionResult) -> list[_Table]:
 def _entries(measure: Measure, metrics: Iterable[Metric]) -> list[dict[str, str]]:
     """Give a cell's entries, each once: two models measure the same of a scan."""
     entries = dict.fromkeys((measure.show(metric), metric.reference) for metric in metrics)
-    return [{"text": text, "reference": reference} for text, reference in entries]
+    return [
+        {"text": text, "reference": f"{measure.relation} {reference}" if reference else ""}
+        for text, reference in entries
+    ]

@@ -48,9 +48,10 @@ class Layer:
 
 def viewer_data(out_dir: Path, result: SessionResult) -> dict[str, Any] | None:
     """Give what the viewer shows of one session; None without an image that can be read."""
-    layers = sorted(
-        find_layers(out_dir, result), key=lambda layer: layer.kind
-    )  # acquired goes before synthetic
+    order = {
+        scan.key: number for number, scan in enumerate(result.scans)
+    }  # the reference, which lays the grid, first
+    layers = sorted(find_layers(out_dir, result), key=lambda layer: (layer.kind, order.get(layer.name, 0)))
     images = [layer for layer in layers if layer.kind in ("acquired", "synthetic")][:MOST_IMAGES]
     overlays = [layer for layer in layers if layer.kind in ("lesion", "labels")]
     overlays = sorted(overlays, key=lambda layer: layer.kind == "labels")[:MOST_OVERLAYS]
@@ -72,8 +73,7 @@ def viewer_data(out_dir: Path, result: SessionResult) -> dict[str, Any] | None:
     return {
         "session": result.session,
         "shape": list(grid.shape),
-        "spacing": VOXEL_MM,
-        "origin": [round(float(x), 2) for x in grid.affine[:3, 3]],
+        "affine": [[round(float(x), 5) for x in row] for row in grid.affine[:3]],
         "columns": _columns(grid.shape),
         "images": shown,
         "overlays": [drawn for layer in overlays if (drawn := _overlay(layer, grid)) is not None],
@@ -90,7 +90,7 @@ def find_layers(out_dir: Path, result: SessionResult) -> Iterator[Layer]:
             continue
         if desc == "preproc" and scan_key(name, name.suffix) in keys:
             yield Layer(scan_key(name, name.suffix), "acquired", path)
-        elif (match := PREDICTED.fullmatch(desc)) and _on_reference(name, result):
+        elif (match := PREDICTED.fullmatch(desc)) and _on_reference(name):
             source = f"{match['model']}, from {scan_key(name, match['suffix'])}"
             if name.entities.get("label") == "lesion" and name.suffix == "mask":
                 yield Layer(f"lesions: {source}", "lesion", path)
@@ -100,9 +100,9 @@ def find_layers(out_dir: Path, result: SessionResult) -> Iterator[Layer]:
                 yield Layer(f"synthetic {name.suffix}: {source}", "synthetic", path)
 
 
-def _on_reference(name: ParsedName, result: SessionResult) -> bool:
+def _on_reference(name: ParsedName) -> bool:
     """Tell whether a prediction lies on the reference grid: it names a space, as all that are not native do."""
-    return "space" in name.entities or len(result.scans) == 1
+    return "space" in name.entities
 
 
 def _load(layer: Layer) -> Volume | None:

@@ -31,13 +31,13 @@ from bidsrep.imaging.normalise import normalise
 from bidsrep.imaging.resample import coverage, resample, resample_labels, resample_mask
 from bidsrep.imaging.tissues import tissue_means
 from bidsrep.imaging.volume import Volume
+from bidsrep.models.framed import MARGIN_VOXELS
 from bidsrep.models.library import find_weights
 from bidsrep.models.weights import read_card
 from bidsrep.tasks.segmentation import IGNORED, to_classes
 from bidsrep.training.labelled import SYNTHESIS, Labelled
 
 LOGGER = logging.getLogger("bidsrep.training")
-MARGIN_VOXELS = 8  # kept around the brain, as the app does
 SPACING_MM = 1.0
 CACHED_IMAGES = 192
 LEAST_STRUCTURES = 4

@@ -95,10 +95,16 @@ class Viewer {
     if (sums[2]) this.cursor = [Math.round(sums[0] / sums[2]), Math.round(sums[1] / sums[2]), z];
   }
 
+  /** Where the cursor is in the world: slices of an oblique scan are oblique, so that all three axes count. */
+  millimetres() {
+    const [i, j, k] = this.cursor;
+    return this.affine.map(([x, y, z, shift]) => Math.round(x * i + y * j + z * k + shift));
+  }
+
   draw() {
     if (this.gray) this.views.forEach((view) => this.drawView(view));
     const [x, y, z] = this.cursor, [nx, ny] = this.shape, at = (z * ny + y) * nx + x, label = this.labels ? this.labels[at] : 0;
-    const mm = this.cursor.map((index, axis) => Math.round(this.origin[axis] + index * this.spacing));
+    const mm = this.millimetres();
     this.said.textContent = `${AXES.map((axis, index) => `${axis} ${mm[index]}`).join(", ")} mm${label ? `: ${this.over.labels[label - 1].name}` : ""}`;
   }
 
@@ -129,7 +135,7 @@ class Viewer {
     large.fillText(sides[0], 5, canvas.height / 2);
     large.fillText(sides[1], canvas.width - 17, canvas.height / 2);
     slider.value = this.cursor[normal];
-    where.textContent = `${AXES[normal]} ${Math.round(this.origin[normal] + this.cursor[normal] * this.spacing)} mm`;
+    where.textContent = `${AXES[normal]} ${this.millimetres()[normal]} mm`;
   }
 }
 

@@ -30,6 +30,7 @@ from bidsrep.evaluation.results import Published, Result
 from bidsrep.imaging.grids import bounding_box, pad_to_multiple
 from bidsrep.imaging.template import affine_to_template
 from bidsrep.imaging.volume import Volume
+from bidsrep.models.framed import MARGIN_VOXELS
 from bidsrep.models.model import Model
 from bidsrep.synth.contrast import paint_labels, paint_mixture
 from bidsrep.synth.corruption import Level, corrupt, sample_corruption
@@ -39,7 +40,6 @@ from bidsrep.synth.filters import soften
 from bidsrep.synth.generator import GeneratorConfig, Source, Subject, deform_subject, normalise
 from bidsrep.synth.physics import Sequence
 from bidsrep.training.anatomies import Anatomy, LabelTable
-from bidsrep.training.labelled_scans import MARGIN_VOXELS
 from bidsrep.training.protocols.anatomies import Anatomies, Scale
 from bidsrep.training.representation import make_source
 

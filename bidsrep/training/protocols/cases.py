@@ -17,13 +17,14 @@ from torch import Tensor
 from bidsrep.errors import InputError
 from bidsrep.imaging.grids import bounding_box
 from bidsrep.imaging.volume import Volume
+from bidsrep.models.framed import MARGIN_VOXELS
 from bidsrep.synth.corruption import corrupt, sample_corruption
 from bidsrep.synth.equations import TOP, TYPICAL_T2W
 from bidsrep.synth.generator import T1W_LESION, Source, Subject, normalise
 from bidsrep.tasks.tissue import LABELS as TISSUE_LABELS
 from bidsrep.training.anatomies import LEAST_LESION
 from bidsrep.training.cifl import tissue_channels
-from bidsrep.training.labelled_scans import DTYPES, MARGIN_VOXELS, Example
+from bidsrep.training.labelled_scans import DTYPES, Example
 from bidsrep.training.protocols.brainid import STILL, painted, still
 from bidsrep.training.protocols.comparison import SPACING_MM, Comparison
 
