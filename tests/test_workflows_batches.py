@@ -21,6 +21,7 @@ class Job(SimpleNamespace):
         super().__init__(
             label=f"sub-{number}", plan=plan, log_dir=folder, reasons={"pepsi": "not done before"}, fails=fails,
             session=SimpleNamespace(scans=(scan, scan)), done=False, crashed=False, retried=False,
+            left_behind={},
         )  # fmt: skip
 
     def claimed(self, work: Any) -> bool:
