@@ -162,6 +162,20 @@ def test_an_array_over_sessions_writes_the_pages_at_the_end(lab: Lab) -> None:
     assert (group.analysis_level, group.participant_label) == (("group",), ())
 
 
+def test_a_bad_session_folder_does_not_become_a_task_of_its_participant(lab: Lab) -> None:
+    scan = lab.bids / "sub-01" / "ses-pre_op" / "anat" / "sub-01_T1w.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(b"x")
+    lab.write("--by", "session")
+    assert "\nsub-01\n" not in lab.script()
+    assert lab.directives()["array"] == "0-3"
+
+
+def test_binding_memory_is_no_amount_of_it(lab: Lab) -> None:
+    lab.write("--sbatch", "mem-bind=local")
+    assert {"mem", "mem-bind"} <= lab.directives().keys()
+
+
 def test_what_a_file_of_settings_says_of_resources_counts(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "site.toml").write_text("nprocs = 8\nmem_gb = 20.0\nomp_nthreads = 2\n")
     lab.write("--config-file", str(tmp_path / "site.toml"), "--sbatch", "mem-per-cpu=4G")

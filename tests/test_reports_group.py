@@ -350,6 +350,17 @@ class TestCohort:
         columns = {column["name"]: column for column in self.data(cohort)["columns"]}
         assert columns["batch"]["levels"] == ["0", "1", "2", "3", "4", "5"]
 
+    def test_a_few_people_s_ages_are_no_names_and_a_person_is_no_group(self, tmp_path):
+        run, rows = FakeRun(tmp_path), ["participant_id\tage\tsite"]
+        for number, age in enumerate((25, 31, 47, 52, 60)):
+            for session in "AB":
+                run.session(f"{number:02d}", session)
+            rows.append(f"sub-{number:02d}\t{age}\tS{number}")
+        write(tmp_path / "participants.tsv", "\n".join(rows) + "\n")
+        data = self.data(run)
+        assert next(column for column in data["columns"] if column["name"] == "age")["levels"] is None
+        assert data["effects"] == []
+
     def test_scans_of_a_person_count_once_in_what_groups_explain(self, tmp_path):
         run, rows = FakeRun(tmp_path), ["participant_id\tscanner"]
         for number in range(8):

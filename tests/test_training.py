@@ -283,6 +283,16 @@ def test_export_averages_with_other_weights(anatomies: list[Path], tmp_path: Pat
     averaged = tomllib.loads(card.read_text())["training"]
     assert "sha256" in averaged["averaged_with"]
     assert averaged["held_out"] == []  # whom the other weights have seen is not known
+    _, card = export_weights(
+        checkpoint,
+        recipe,
+        tmp_path / "both",
+        edition="1",
+        training={},
+        start={"id": "s", "held_out": ["sub-9"]},
+        average_with=plain,
+    )
+    assert tomllib.loads(card.read_text())["training"]["held_out"] == ["sub-9"]
     save_file({"other": torch.zeros(1)}, tmp_path / "zero.safetensors")
     with pytest.raises(ValueError, match="another architecture"):
         export_weights(

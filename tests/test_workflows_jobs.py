@@ -180,6 +180,10 @@ def test_scans_prepared_anew_leave_another_model_behind(case):
     assert case.new_job().left_behind == {"brainid": ["bias_correct", "resolution"]}
     case.settings = replace(case.settings, models=("pepsi", "brainid"))
     assert case.new_job().left_behind == {}
+    case.settings = replace(
+        case.settings, models=("pepsi",), resolution=1.0, bias_correct=False, modalities=("FLAIR",)
+    )
+    assert case.new_job().left_behind == {"brainid": ["reference"]}
 
 
 def test_a_failure_of_the_session_ends_it(case):

@@ -126,9 +126,17 @@ def left_behind(
         for part in ("inputs", "weights"):
             then, now = before.get(part, {}), wanted[part]
             changed += sorted(name for name in then.keys() & now.keys() if then[name] != now[name])
+        changed += ["reference"] if _references(before) != _references(wanted) else []
         if changed:
             found[other] = changed
     return found
+
+
+def _references(fingerprint: Mapping[str, Any]) -> set[str]:
+    """Name the prepared scans that lay the grid: those that lie in no other one's space."""
+    return {
+        name for name in fingerprint.get("files", ()) if "_desc-preproc_" in name and "_space-" not in name
+    }
 
 
 def is_complete(session: Session, model: str, out_dir: Path) -> bool:

@@ -205,7 +205,7 @@ class JobArray:
         return self._script(directives | given, body)
 
     def _script(self, directives: Mapping[str, str], body: str) -> str:
-        if any(name.startswith("mem-") for name in directives):  # Slurm takes one way to say it
+        if directives.keys() & {"mem-per-cpu", "mem-per-gpu"}:  # Slurm takes one way to say it
             directives = {name: value for name, value in directives.items() if name != "mem"}
         lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in directives.items())]
         lines += [f"# Written by bidsrep-slurm {__version__}."]

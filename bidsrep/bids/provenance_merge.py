@@ -3,7 +3,8 @@
 A run with another model, or with other settings, leaves files of the earlier run in place. The record then
 says of every file on disk which activity made the bytes that lie there:
 
-- a file whose bytes are as recorded keeps its maker, even if the later run has written it again;
+- a file whose bytes are as recorded keeps its maker, even if the later run has written it again, unless what it was
+  made from has changed since;
 - a file that changed has the later run's activity as its maker;
 - what an activity used and has changed since is kept as an entity of its own, under the former checksum;
 - whatever no file on disk comes from any more is dropped.
@@ -30,6 +31,8 @@ KINDS = {
 }
 """The files of a record, and the lists in each."""
 
+FORMER = "#sha256-"
+"""In the identifier of a file that was replaced or removed since something was made from it."""
 NEEDED = {"Files": {"Id", "Label", "Checksum"}, "Activities": {"Id", "Used"}}
 """What an entry must have to be of use; the others an identifier."""
 
@@ -80,16 +83,28 @@ def merge(earlier: Record, now: Record, checksum_at: Callable[[str], Any]) -> Re
     files = _by_id(now["Files"])
     former: dict[str, Entry] = {}
     unchanged = set()
+    same = []
     for entry in earlier["Files"]:
         uri = entry["Id"]
         there = files[uri]["Checksum"] if uri in files else checksum_at(uri)
         if there is None or there == entry["Checksum"]:
-            unchanged.add(uri)
-            files[uri] = files.get(uri, {}) | entry
+            same.append(entry)
         else:
             former[uri] = _former(entry)
+    outdated = {
+        activity["Id"]
+        for activity in earlier["Activities"]
+        if any(FORMER in name or name in former for name in activity["Used"])
+    }
+    for entry in same:
+        uri = entry["Id"]
+        if uri in files and outdated.intersection(_makers(entry)):
+            continue  # it has come out the same from what is there now
+        unchanged.add(uri)
+        files[uri] = files.get(uri, {}) | entry
     fresh = {maker for uri in files.keys() - unchanged for maker in _makers(files[uri])}
-    activities = _by_id(_before(activity, former) for activity in earlier["Activities"])
+    back = {_former_name(entry): uri for uri, entry in files.items()}
+    activities = _by_id(_before(activity, former, back) for activity in earlier["Activities"])
     activities |= {name: entry for name, entry in _by_id(now["Activities"]).items() if name in fresh}
     entities = _by_id([*earlier["prov:Entity"], *now["prov:Entity"], *former.values()])
     return _reachable(
@@ -143,17 +158,20 @@ def _reachable(
 
 def _former(entry: Entry) -> Entry:
     """Turn the entry of a file into that of an entity that is no longer to be found."""
-    sha256 = str(entry["Checksum"][0]["ChecksumValue"])
-    name = f"{entry['Id']}#sha256-{sha256[:8]}"
     label = f"{entry['Label']} (replaced or removed since)"
-    return {"Id": name, "Label": label} | {
+    return {"Id": _former_name(entry), "Label": label} | {
         key: entry[key] for key in ("GeneratedBy", "Size", "Checksum") if key in entry
     }
 
 
-def _before(activity: Entry, former: Mapping[str, Entry]) -> Entry:
-    """Point an earlier activity to what it used, not to what has taken its place."""
-    used = [former[name]["Id"] if name in former else name for name in activity["Used"]]
+def _former_name(entry: Entry) -> str:
+    """Name the content that an entry has, for when something else is in its place."""
+    return f"{entry['Id']}{FORMER}{str(entry['Checksum'][0]['ChecksumValue'])[:8]}"
+
+
+def _before(activity: Entry, former: Mapping[str, Entry], back: Mapping[str, str]) -> Entry:
+    """Point an earlier activity to what it used, not to what has taken its place; ``back`` is what is there again."""
+    used = [former[name]["Id"] if name in former else back.get(name, name) for name in activity["Used"]]
     return activity | {"Used": used}
 
 

@@ -1,6 +1,7 @@
 """``bidsrep-slurm``: write, and if wanted submit, a job array that runs ``bidsrep`` for a whole cohort."""
 
 import argparse
+import logging
 import re
 import shlex
 import sys
@@ -26,6 +27,7 @@ from bidsrep.workflows.slurm import queued_jobs, submit
 from bidsrep.workflows.slurm_array import GROUP, PARTICIPANTS, JobArray, Resources, units_of
 from bidsrep.workflows.usage import read_usages
 
+LOGGER = logging.getLogger("bidsrep")
 DESCRIPTION = (
     "Takes the command line of bidsrep and, instead of running it, writes a job array of Slurm that does: one run "
     "per participant or session, and, with the level 'group', a job after them. --nprocs and --mem-gb are what a "
@@ -178,6 +180,12 @@ def _plan(given: Mapping[str, Any], own: Mapping[str, Any]) -> JobArray | None:
     sessions = find_sessions(settings)
     if own["resubmit"]:
         sessions = [session for session in sessions if session.scans and not _done(session, settings)]
+    if (
+        own["by"] == "session"
+    ):  # what has no scan, but a problem, is no task of its own: it would be all of the participant
+        for problem in (problem for session in sessions if not session.scans for problem in session.problems):
+            LOGGER.warning("%s", problem)
+        sessions = [session for session in sessions if session.scans]
     units = units_of(sessions, own["by"] == "session")
     if not units:
         return None

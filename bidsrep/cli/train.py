@@ -214,7 +214,13 @@ def _recipe_of_run(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any] 
     if options.config or "recipe" not in record:
         recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
     else:
-        recipe = make_recipe(record["recipe"])
+        try:
+            recipe = make_recipe(record["recipe"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            place = options.checkpoint.parent / RECORD
+            raise UsageError(
+                f"{place}: no recipe of this version ({error}). Name one with --config."
+            ) from error
     if recipe.model != options.model and not options.onto:
         raise UsageError(f"{options.checkpoint}: of a run for {recipe.model}, not {options.model}.")
     return recipe, record.get("initial")

@@ -53,16 +53,17 @@ def columns_of(cohort: Cohort, described: Mapping[str, str]) -> list[Column]:
         numbers = [_number(word) for word in words]
         distinct = {word for word in words if word is not None}
         all_numbers = all(n is not None for n, w in zip(numbers, words, strict=True) if w is not None)
-        if all_numbers and not (name in cohort.levelled or _are_names(words)):
+        people = {(cohort.subject_of(scan), word) for scan, word in enumerate(words) if word is not None}
+        if all_numbers and not (name in cohort.levelled or _are_names([word for _, word in people])):
             columns.append(Column(name, described.get(name, ""), tuple(numbers), True))
         elif len(distinct) <= MOST_LEVELS:
             columns.append(Column(name, described.get(name, ""), tuple(words), False))
     return columns
 
 
-def _are_names(words: Sequence[str | None]) -> bool:
-    """Whether numbers may be names (of sites, say): whole ones, a few, each several times; or two at most."""
-    counts = Counter(word for word in words if word is not None)
+def _are_names(words: Sequence[str]) -> bool:
+    """Whether people's numbers may be names (of sites, say): whole ones, a few, each several times; or two at most."""
+    counts = Counter(words)
     whole = all(word.strip().lstrip("-").isdigit() for word in counts)
     return len(counts) <= 2 or (
         whole and len(counts) <= FEW_NUMBERS and min(counts.values()) >= SMALLEST_GROUP
@@ -145,7 +146,8 @@ def _by_contrast(
         if column.values[row] is not None:
             contrasts[cohort.scans[row].suffix].append(position)
     for contrast, positions in sorted(contrasts.items(), key=lambda item: rank(item[0])):
-        counts = Counter(column.values[rows[position]] for position in positions)
+        people = {(cohort.subject_of(rows[p]), column.values[rows[p]]) for p in positions}
+        counts = Counter(value for _, value in people)
         chosen = [p for p in positions if counts[column.values[rows[p]]] >= SMALLEST_GROUP]
         groups = [column.values[rows[p]] for p in chosen]
         if len(chosen) >= SMALLEST_COHORT and len(set(groups)) >= 2:

@@ -70,19 +70,17 @@ def export_weights(
     state = {key: value.float().contiguous() for key, value in sorted(network_state(checkpoint).items())}
     if bad := [key for key, value in state.items() if not torch.isfinite(value).all()]:
         raise ValueError(f"{checkpoint}: {bad[0]} holds NaN or Inf; the run diverged")
+    held_out: Collection[str] = recipe.held_out
     if average_with is not None:
         state = _averaged(state, average_with)
-        aside = (
-            kept_aside(recipe.held_out, read_card(average_with)) if card_path(average_with).is_file() else ()
-        )
+        other = read_card(average_with) if card_path(average_with).is_file() else {}
+        held_out = kept_aside(held_out, other)
         training = {
-            "held_out": list(aside),
             "averaged_with": f"half of each weight is that of sha256 {sha256_file(average_with)}",
             **training,
         }
     model = model_class(recipe.model)
     load_strictly(model.build(recipe.architecture), state, checkpoint)
-    held_out: Collection[str] = recipe.held_out
     unknown = NO_LICENSE
     if start:
         held_out = kept_aside(held_out, {"training": start})

@@ -122,7 +122,9 @@ def load_people(
         anatomies, table = load_anatomies(folder)
         kept = [anatomy for anatomy in anatomies if anatomy.name not in held_out]
         for spacing, found in people.items():
-            found += [make_person(anatomy, table, spacing) for anatomy in kept]
+            people_of = (make_person(anatomy, table, spacing) for anatomy in kept)
+            # Two datasets may call two persons alike.
+            found += [replace(person, name=f"{folder}/{person.name}") for person in people_of]
     if not all(people.values()):
         raise InputError(NOBODY.format(", ".join(map(str, folders))))
     return people

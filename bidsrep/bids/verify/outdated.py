@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 
+from bidsrep.bids.provenance_merge import FORMER
 from bidsrep.bids.verify.findings import Finding
 from bidsrep.bids.verify.records import Records, SessionRecord
 
-FORMER = "#sha256-"
-"""In the identifier of a file that was replaced or removed since something was made from it."""
 MAKE_ANEW = "Run bidsrep again on this session with all models that it has results of"
 
 
