@@ -31,11 +31,6 @@ def available_memory_gb() -> float:
     return max(round(0.9 * min(limits) / GIB, 1), 0.1)
 
 
-def templateflow_home() -> Path:
-    """Name the folder in which TemplateFlow keeps templates."""
-    return Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
-
-
 def _slurm(name: str) -> int:
     """Read a number that Slurm tells its jobs; 0 if it does not."""
     text = os.environ.get(name, "")

@@ -213,9 +213,10 @@ def test_lesions_of_held_out_persons_are_no_shapes(anatomies: list[Path], tmp_pa
 def test_a_start_that_has_seen_the_held_out_is_told(
     anatomies: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from bidsrep.bids.files import read_object
     from bidsrep.training.export import export_weights
     from bidsrep.training.recipe import make_recipe
-    from bidsrep.training.run import pretrain, read_record
+    from bidsrep.training.run import pretrain
 
     recipe = tiny("brainid", stages=(Stage(1, SHAPE, 1.0, 1),), held_out=("sub-8",))
     checkpoint = pretrain(recipe, anatomies, tmp_path / "first", device="cpu", progress=False)
@@ -224,12 +225,12 @@ def test_a_start_that_has_seen_the_held_out_is_told(
     with caplog.at_level("WARNING", logger="bidsrep.training"):
         pretrain(recipe, anatomies, tmp_path / "second", initial=start, device="cpu", progress=False)
     assert "may have been trained on persons that the recipe holds out: sub-9" in caplog.text
-    record = read_record(tmp_path / "second" / "run.json")
+    record = read_object(tmp_path / "second" / "run.json")
     assert make_recipe(record["recipe"]) == recipe
     pretrain(
         recipe, anatomies, tmp_path / "second", device="cpu", progress=False
     )  # continued: the start stays
-    assert read_record(tmp_path / "second" / "run.json") == record
+    assert read_object(tmp_path / "second" / "run.json") == record
     _, card = export_weights(
         tmp_path / "second" / "last.ckpt",
         recipe,

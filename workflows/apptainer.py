@@ -12,7 +12,6 @@ from pathlib import Path
 
 from bidsrep.bids.files import sha256_file
 from bidsrep.errors import UsageError
-from bidsrep.resources import templateflow_home
 from bidsrep.settings import Settings
 
 WORK, SCRIPTS = Path("/bidsrep/work"), Path("/bidsrep/scripts")
@@ -36,9 +35,12 @@ class Inside:
         """Find what the settings name."""
         paths = {settings.out_dir, *_named(settings)}
         environment = {}
-        if settings.template is not None and (home := templateflow_home()).is_dir():
-            paths.add(home)
-            environment["TEMPLATEFLOW_HOME"] = str(home)
+        if settings.template is not None:
+            from bidsrep.imaging.template import templateflow_home
+
+            if (home := templateflow_home()).is_dir():
+                paths.add(home)
+                environment["TEMPLATEFLOW_HOME"] = str(home)
         # A dataset may lie in another one: the outer one comes first.
         binds = {path: path for path in sorted(paths, key=lambda path: (len(path.parts), path))}
         return cls(replace(settings, work_dir=WORK), {**binds, SCRIPTS: scripts}, environment)

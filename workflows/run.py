@@ -8,13 +8,12 @@ from pathlib import Path
 
 from bidsrep.bids.dataset import write_dataset_files
 from bidsrep.bids.discovery import find_sessions
-from bidsrep.bids.files import remove_leftovers
+from bidsrep.bids.files import read_object, remove_leftovers
 from bidsrep.bids.names import report_path, session_dir
 from bidsrep.bids.provenance import provenance_dir
 from bidsrep.bids.scans import Session
 from bidsrep.bids.sidecars import scan_name
 from bidsrep.errors import LAST_LINE, ExitCode
-from bidsrep.reports.results import read_json
 from bidsrep.settings import Settings
 from bidsrep.workflows.execution import (
     configure_nipype,
@@ -275,7 +274,7 @@ def _notes(settings: Settings, sessions: Iterable[Session]) -> list[str]:
     for session in sessions:
         notes += [str(problem).replace(f"{settings.bids_dir}/", "") for problem in session.problems]
         for path in sorted(session_dir(settings.out_dir, session).glob("*_desc-preproc_*.json")):
-            sidecar = read_json(path)
+            sidecar = read_object(path)
             source, warnings = scan_name(sidecar) or path.name, sidecar.get("Warnings")
             notes += [f"{source}: {warning}." for warning in warnings] if isinstance(warnings, list) else []
             notes += [SLOPPY.format(source)] if sidecar.get("Sloppy") else []

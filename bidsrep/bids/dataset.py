@@ -13,7 +13,7 @@ from typing import Any
 
 from bidsrep import __version__
 from bidsrep.bids.acquisition import parse_target_contrast
-from bidsrep.bids.files import read_json, write_json, write_text
+from bidsrep.bids.files import read_object, write_json, write_text
 from bidsrep.bids.methods import write_citation
 from bidsrep.bids.outputs import output_kinds
 from bidsrep.bids.software import image_digest
@@ -69,7 +69,7 @@ def write_dataset_files(
 
 def dataset_description(settings: Settings) -> dict[str, Any]:
     """Describe the output dataset; links that are already in the folder's description are kept."""
-    before = _read_object(settings.out_dir / "dataset_description.json")
+    before = read_object(settings.out_dir / "dataset_description.json")
     generated = {"Name": "bidsrep", "Version": __version__} | _container()
     other = {
         str(entry.get("Version"))
@@ -138,7 +138,7 @@ def descriptions_tsv(settings: Settings, suffixes: Iterable[str], made: Made | N
 
 def _source_dataset(bids_dir: Path, url: str) -> dict[str, str]:
     """Say which dataset was read: its DOI where it has one, else where it lies."""
-    doi = _read_object(bids_dir / "dataset_description.json").get("DatasetDOI")
+    doi = read_object(bids_dir / "dataset_description.json").get("DatasetDOI")
     return {"DOI": doi} if isinstance(doi, str) and doi else {"URL": url}
 
 
@@ -151,14 +151,6 @@ def _container() -> dict[str, Any]:
     digest = image_digest()
     uri = {"URI": f"docker://{image}@{digest}"} if digest else {}
     return {"Container": {"Type": kind, "Tag": image, **uri}}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -80,6 +80,15 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if there is none, or it cannot be read."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def copy_file(source: Path, path: Path) -> None:
     """Copy `source` to `path` atomically, with the permissions of a new file, unless it holds the same already."""
     try:

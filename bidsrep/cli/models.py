@@ -6,15 +6,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bidsrep import __version__
 from bidsrep.cli import types
 from bidsrep.cli.run import guarded
 from bidsrep.errors import UsageError, WeightsError
-
-if TYPE_CHECKING:
-    from bidsrep.models.library import Published
+from bidsrep.models.library import CHECKPOINT_SUFFIXES, Published
 
 CONVERTIBLE = ("brainid", "crl", "pepsi", "seqinv")
 NOT_INSTALLED = "{}: no such weights on this machine. `bidsrep-models list` shows what there is"
@@ -26,7 +24,7 @@ NOT_FETCHABLE = (
 HAVE_IT = "{}: there are such weights already ({}). Give another --id, or --force to replace them"
 BUNDLED_ID = "{}: this is the id of bundled weights. Give another --id"
 BAD_ID = "{!r} cannot be an id: use letters, digits, dots, - and _, and no ending of a file of weights"
-OF_FILES = (".pth", ".pt", ".ckpt", ".tar", ".safetensors")
+OF_FILES = (*CHECKPOINT_SUFFIXES, ".safetensors")
 """Endings of files of weights: what has one of them is taken for a file, never for an id."""
 UNKNOWN_LICENCE = {"official": "not stated; see the authors' repository", "self-trained": "not stated"}
 
@@ -159,7 +157,7 @@ def add_weights(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _released(model: str, file: Path) -> "Published | None":
+def _released(model: str, file: Path) -> Published | None:
     """The authors' release that a file is: by its name, and by its SHA-256 where that is known."""
     from bidsrep.models.library import published
 

@@ -180,9 +180,8 @@ def _plan(given: Mapping[str, Any], own: Mapping[str, Any]) -> JobArray | None:
     sessions = find_sessions(settings)
     if own["resubmit"]:
         sessions = [session for session in sessions if session.scans and not _done(session, settings)]
-    if (
-        own["by"] == "session"
-    ):  # what has no scan, but a problem, is no task of its own: it would be all of the participant
+    if own["by"] == "session":
+        # What has problems and no scan is no task: without a session's label, it would be all of the participant.
         for problem in (problem for session in sessions if not session.scans for problem in session.problems):
             LOGGER.warning("%s", problem)
         sessions = [session for session in sessions if session.scans]

@@ -207,10 +207,11 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _recipe_of_run(options: argparse.Namespace) -> tuple[Recipe, dict[str, Any] | None]:
     """The recipe that a run's folder keeps, unless --config names one, and what the run began with."""
+    from bidsrep.bids.files import read_object
     from bidsrep.training.recipe import make_recipe
-    from bidsrep.training.run import RECORD, read_record
+    from bidsrep.training.run import RECORD
 
-    record = read_record(options.checkpoint.parent / RECORD)
+    record = read_object(options.checkpoint.parent / RECORD)
     if options.config or "recipe" not in record:
         recipe = _read(options.config or _recipes() / f"{options.model}-compact.toml", options)
     else:

@@ -1,6 +1,8 @@
 """Affine registration to a population template, and the brain mask that comes with it."""
 
+import os
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
@@ -11,7 +13,6 @@ from bidsrep.imaging.mutual import Points, align
 from bidsrep.imaging.registration import SPACING, Registration, ants_linear, foreground, iterations
 from bidsrep.imaging.resample import resample, resample_mask
 from bidsrep.imaging.volume import Volume
-from bidsrep.resources import templateflow_home
 
 NO_TEMPLATE = (
     "Template {0} is not in {1}. Fetch it once, where there is a network: "
@@ -136,6 +137,11 @@ def _bundled(resolution: int) -> tuple[Volume, np.ndarray]:
 
     image, mask = load_mni152_template(resolution), load_mni152_brain_mask(resolution)
     return Volume(image.get_fdata(), image.affine), mask.get_fdata() > 0
+
+
+def templateflow_home() -> Path:
+    """Name the folder in which TemplateFlow keeps templates."""
+    return Path(os.environ.get("TEMPLATEFLOW_HOME") or Path.home() / ".cache" / "templateflow")
 
 
 def _from_templateflow(name: str, resolution: int) -> tuple[Volume, np.ndarray]:

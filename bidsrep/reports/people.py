@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bidsrep.bids.files import read_object
 from bidsrep.bids.scans import Scan
-from bidsrep.reports.results import ScanResult, SessionResult, read_json
+from bidsrep.reports.results import ScanResult, SessionResult
 
 LOGGER = logging.getLogger("bidsrep")
 TABLE = "participants.tsv"
@@ -77,7 +78,7 @@ class People:
         return {k: v for k, v in values.items() if v and k.lower() not in self._columns}
 
     def _describe(self, path: Path) -> None:
-        for name, block in read_json(path).items():
+        for name, block in read_object(path).items():
             if isinstance(block, dict):
                 if isinstance(block.get("Levels"), dict):
                     self.levelled.add(name)
@@ -88,7 +89,7 @@ class People:
 def _raw_roots(out_dir: Path, bids_dir: Path) -> Iterator[Path]:
     """Name where the raw dataset may be."""
     yield bids_dir
-    links = read_json(out_dir / "dataset_description.json").get("DatasetLinks")
+    links = read_object(out_dir / "dataset_description.json").get("DatasetLinks")
     link = links.get("raw") if isinstance(links, dict) else None
     if isinstance(link, str) and "://" not in link:
         yield out_dir / link

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bidsrep.bids import files
+from bidsrep.bids.files import read_object
 from bidsrep.bids.names import natural, session_dir, sidecar_path
 from bidsrep.bids.scans import KEPT, ParsedName, Session, parse_name
 from bidsrep.bids.sidecars import scan_name
@@ -135,7 +135,7 @@ def read_session(
                 scan_key(name, name.suffix), ScanResult(scan_key(name, name.suffix), name.suffix)
             )
             scan.is_reference = "space" not in name.entities
-            scan.source = scan_name(read_json(sidecar_path(path)))
+            scan.source = scan_name(read_object(sidecar_path(path)))
         elif name.suffix == "metrics" and name.extension == ".tsv":
             metrics += read_metrics(path, desc)
         elif match := PREDICTED.fullmatch(desc):
@@ -171,15 +171,6 @@ def read_metrics(path: Path, model: str) -> list[Metric]:
             )
             for row in rows
         ]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; {} if there is none."""
-    try:
-        content = files.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def named_files(folder: Path) -> Iterator[tuple[Path, ParsedName]]:
@@ -222,7 +213,7 @@ def _add_prediction(
     if name.suffix == "embedding":
         scan.embeddings[model] = path
     if model not in models or not models[model].weights:
-        models[model] = _model_use(model, read_json(sidecar_path(path)).get("Model"))
+        models[model] = _model_use(model, read_object(sidecar_path(path)).get("Model"))
 
 
 def _model_use(name: str, block: object) -> ModelUse:
@@ -249,7 +240,7 @@ def _missing(scans: list[ScanResult]) -> list[str]:
 def _records(out_dir: Path, place: Session) -> dict[str, dict[str, Any]]:
     """Map every model to what runs recorded of it in a session when they were done."""
     paths = sorted(session_dir(out_dir, place, "log").glob("completed-*.json"))
-    records = {path.stem.removeprefix("completed-"): read_json(path) for path in paths}
+    records = {path.stem.removeprefix("completed-"): read_object(path) for path in paths}
     return {model: content for model, content in records.items() if content}
 
 

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
-from bidsrep.bids.files import read_json, write_json
+from bidsrep.bids.files import read_object, write_json
 from bidsrep.errors import UsageError, WeightsError
 from bidsrep.models.library import find_weights
 from bidsrep.models.network import Network
@@ -210,18 +210,9 @@ def write_record(out: Path, recipe: Recipe, started: Mapping[str, Any]) -> Path:
     start = {
         **{key: started["weights"].get(key) for key in ("id", "sha256", "license")},
         "held_out": list(started.get("training", {}).get("held_out", ())),
-    } if started else read_record(out / RECORD).get("initial")  # fmt: skip
+    } if started else read_object(out / RECORD).get("initial")  # fmt: skip
     write_json(out / RECORD, {"recipe": recipe.as_dict(), "initial": start})
     return out / RECORD
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """What `write_record` kept; empty if there is none."""
-    try:
-        content = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def load_initial(network: nn.Module, path: Path) -> None:
