@@ -5,6 +5,7 @@ import json
 import pytest
 from fake_derivatives import FakeRun, write
 
+from bidsrep.bids.files import read_object
 from bidsrep.bids.names import session_dir
 from bidsrep.bids.scans import Session
 from bidsrep.reports.crashes import crashes_of, read_crash
@@ -13,7 +14,6 @@ from bidsrep.reports.results import (
     Metric,
     SessionResult,
     find_subjects,
-    read_json,
     read_session,
     read_subject,
 )
@@ -175,4 +175,4 @@ def test_a_session_object_is_enough_to_find_the_log(tmp_path):
 def test_json_that_nests_too_deeply_is_none(tmp_path):
     path = tmp_path / "deep.json"
     path.write_text("[" * 100_000 + "]" * 100_000)
-    assert read_json(path) == {}
+    assert read_object(path) == {}
