@@ -14,6 +14,7 @@ from bidsrep.imaging.resample import (
     antialias_sigma,
     coverage,
     resample,
+    resample_brain,
     resample_labels,
     resample_mask,
     voxel_map,
@@ -132,6 +133,37 @@ def test_agrees_with_nibabel(order):
     both = theirs != 0  # nibabel ends at the outer voxels' centres, we at their faces
     assert both.sum() > 0.5 * both.size
     assert np.allclose(ours[both], theirs[both], atol=1e-4)
+
+
+@pytest.mark.parametrize("matrix", [None, MOVE])
+def test_some_voxels_are_those_of_the_whole(matrix):
+    volume = Volume(np.random.default_rng(1).random(SHAPE), OBLIQUE)
+    grid = reference_grid(volume)
+    inside = np.random.default_rng(2).random(grid.shape) < 0.3
+    for order in (1, 3):
+        whole = resample(volume, grid, matrix, order=order).data
+        some = resample(volume, grid, matrix, order=order, inside=inside).data
+        assert np.array_equal(some, np.where(inside, whole, 0))
+        assert whole.min() >= 0
+        assert whole.max() <= volume.data.max() + 1e-6
+
+
+def test_a_scan_on_its_own_grid_is_copied():
+    volume = Volume(np.random.default_rng(1).random(SHAPE), OBLIQUE)
+    assert np.array_equal(resample(volume, to_ras(volume), order=3).data, to_ras(volume).data)
+
+
+def test_thick_slices_keep_more_of_a_curve_than_between_straight_lines():
+    height = np.arange(48.0)
+    fine = np.broadcast_to(2 + np.sin(2 * np.pi * height / 14), (6, 6, 48))
+    thick = Volume(fine.reshape(6, 6, 16, 3).mean(-1), np.diag([1.0, 1, 3, 1]))
+    grid = Grid((6, 6, 48), from_matvec(np.eye(3), [0, 0, -1]))
+    mask = thick.replace(np.ones(thick.shape))
+    moved, inside = resample_brain(thick, mask, grid)
+    assert inside.all()
+    straight = resample(thick, grid).data
+    curved, straight = (np.abs(image - fine)[..., 6:-6].mean() for image in (moved.data, straight))
+    assert curved < 0.7 * straight
 
 
 def test_zero_outside_the_field_of_view(scan):

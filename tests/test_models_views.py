@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from bidsrep.errors import UsageError
+from bidsrep.models.detail import CENTRE, SCALE, DetailHead
 from bidsrep.models.network import Network
-from bidsrep.models.views import ViewHead, bands, class_shares
+from bidsrep.models.views import ViewHead, class_shares
 from bidsrep.training.glances import glance_losses, lesion_share_loss, share_loss, squared_share
 from bidsrep.training.recipe import Recipe, Stage
 from bidsrep.training.run import build_network, freeze
@@ -16,14 +17,7 @@ HEADS = {"image": 1, "seg": 3, "superres": 1, "bias_field_log": 1}
 VIEWS = {
     "seg": {"factor": 3, "f_maps": 8, "num_levels": 2, "hidden": 4},
     "bias_field_log": {"factor": 4, "f_maps": 8, "num_levels": 2},
-    "superres": {
-        "factor": 1,
-        "f_maps": 8,
-        "num_levels": 2,
-        "hidden": 4,
-        "residual": True,
-        "sharpen": [1.0, 2.4],
-    },
+    "superres": {"fold": 2, "f_maps": 8, "blocks": 2},
 }
 
 
@@ -68,32 +62,23 @@ def test_only_the_heads_that_are_asked_for(network: Network) -> None:
     assert set(network(torch.rand(1, 1, 16, 16, 16), ["seg"])) == {"seg"}
 
 
-def test_bands_are_what_gaussians_leave_and_add_up() -> None:
-    from scipy.ndimage import gaussian_filter1d
+@pytest.mark.parametrize("shape", [(12, 16, 10), (11, 13, 9)])
+def test_detail_folds_blocks_and_puts_them_back(shape: tuple[int, int, int]) -> None:
+    head = DetailHead(4, 1, fold=2, f_maps=8, blocks=0)
+    with torch.no_grad():  # the first block's voxels through both convolutions, each to its own place
+        for layer in (head.first, head.last):
+            layer.weight.zero_()
+            layer.bias.zero_()
+            for number in range(8):
+                layer.weight[number, number, 1, 1, 1] = 1.0
+        head.first.bias.fill_(CENTRE)
+    image = torch.rand(2, 1, *shape)
+    torch.testing.assert_close(head(None, image), image * (1 + SCALE))
 
-    image = torch.rand(2, 1, 12, 13, 14, generator=torch.Generator().manual_seed(3))
-    found = bands(image, (1.0, 2.0))
-    assert len(found) == 6
-    for axis in range(3):
-        wide = gaussian_filter1d(image.numpy(), 2.0, axis=axis + 2, mode="nearest", truncate=3.0)
-        total = found[2 * axis] + found[2 * axis + 1]
-        torch.testing.assert_close(total, image - torch.from_numpy(wide), atol=1e-5, rtol=0)
-    assert max(band.abs().max() for band in bands(torch.ones(1, 1, 8, 8, 8), (1.0, 3.0))) < 1e-6
 
-
-def test_a_sharpening_view_can_be_a_deconvolution() -> None:
-    view = ViewHead(4, 1, 1, f_maps=8, num_levels=2, residual=True, sharpen=(1.0, 2.4))
-    image = torch.rand(1, 1, 16, 16, 16)
-    assert torch.equal(view(None, image), image)
-    torch.nn.init.constant_(view.coarse.bias, 0.5)
-    torch.nn.init.constant_(view.gains.last.bias, 2.0)
-    apart = bands(image, (1.0, 2.4))
-    gains = view.gains(apart, image)
-    assert all(abs(gain.item()) > 1e-3 for gain in gains)
-    expected = image + 0.5 + 1.5 * sum(gain * band for gain, band in zip(gains, apart, strict=True))
-    torch.testing.assert_close(view(None, image), expected)
-    with pytest.raises(ValueError, match="needs a factor of 1, got 2"):
-        ViewHead(4, 1, 2, sharpen=(1.0,))
+def test_detail_takes_no_other_number_of_channels() -> None:
+    with pytest.raises(ValueError, match="one channel, not 2"):
+        DetailHead(4, 2)
 
 
 def test_shares_of_classes() -> None:
@@ -159,9 +144,8 @@ def test_the_squared_share_tells_what_of_the_error_is_left() -> None:
 
 def test_super_resolution_that_does_nothing_has_lost_nothing(network: Network) -> None:
     view = network.head.views["superres"]
-    for layer in (view.coarse, view.gains.last):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
+    for parameter in view.last.parameters():
+        torch.nn.init.zeros_(parameter)
     batch = {"image": torch.rand(1, 1, 16, 16, 16), "brain": torch.ones(1, 1, 16, 16, 16)}
     batch["target_superres"] = torch.rand(1, 1, 16, 16, 16)
     assert glance_losses(network.head, batch, {"heads": ["superres"]})["superres"].item() == pytest.approx(0)

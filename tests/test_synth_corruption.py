@@ -1,8 +1,15 @@
 """Acquisition artefacts: levels, resolution, conservation of the mean, replay."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from nibabel.affines import from_matvec
 
+from bidsrep.imaging.grids import Grid
+from bidsrep.imaging.resample import resample
+from bidsrep.imaging.volume import Volume
 from bidsrep.synth.corruption import (
     ISOTROPIC_MM,
     LEVELS,
@@ -38,9 +45,22 @@ def test_levels_grow_from_mild_to_severe() -> None:
 
 
 @pytest.mark.parametrize("resolution", [1.0, 2.5, 6.0])
-def test_acquisition_keeps_a_constant(resolution: float) -> None:
-    down, up = acquisition_matrices(30, 1.0, resolution, resolution, 1.0)
+@pytest.mark.parametrize("order", [1, 3])
+def test_acquisition_keeps_a_constant(resolution: float, order: int) -> None:
+    down, up = acquisition_matrices(30, 1.0, resolution, resolution, 1.0, order)
     torch.testing.assert_close(up @ (down @ torch.ones(30)), torch.ones(30))
+
+
+def test_splines_bring_back_what_the_app_s_do() -> None:
+    """The image that networks learn from, and the one that they are given."""
+    shape, thick = (20, 22, 24), (1.0, 1.0, 3.0)
+    parameters = sample_corruption(torch.Generator().manual_seed(0), shape, 1.0, "none", order=3)
+    parameters = replace(parameters, resolution=thick, thickness=(1.0, 1.0, 0.0))
+    image = 100 * torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    seen = add_noise_at_resolution(image, parameters, 1.0).numpy()
+    scan = Volume(image.numpy()[:, :, 1::3], from_matvec(np.diag(thick), [0, 0, 1]))
+    again = resample(scan, Grid(shape, np.eye(4)), order=3).data
+    assert np.abs(seen - again).max() < 0.01
 
 
 def test_thick_slices_lose_detail_along_their_axis_only() -> None:

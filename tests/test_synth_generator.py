@@ -140,6 +140,18 @@ def test_an_own_contrast_on_the_grid_is_the_scan_itself() -> None:
     assert places.max() < 1e-4  # not a mean of two voxels among them
 
 
+@pytest.mark.parametrize("grain", [0.0, 1.0])
+def test_without_grain_nothing_but_resolution_is_lost(grain: float) -> None:
+    config = GeneratorConfig(
+        deformation=STILL, lesion_probability=0, rim_mm=0, clean_probability=1, texture=1.0, grain=grain
+    )
+    source, generator = t1w_source(), torch.Generator().manual_seed(3)
+    subject = deform_subject(source, generator, SHAPE, 1.0, config, [])
+    found = sample_acquisition(subject, source, generator, 1.0, config)
+    assert found.clean is not None
+    assert torch.equal(found.image, found.clean) == (not grain)
+
+
 def test_images_of_one_subject_differ_in_contrast_not_in_anatomy() -> None:
     generator = torch.Generator().manual_seed(0)
     config = GeneratorConfig(clinical=1.0, clean_probability=1.0, lesion_probability=0)

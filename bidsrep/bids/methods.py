@@ -79,7 +79,7 @@ def _preprocessing(settings: Settings) -> str:
         "Intensity non-uniformity was corrected with *N4* [@n4]" if settings.bias_correct else "",
         f"The {chosen} was the reference of its session; every other scan was registered to it rigidly, by "
         f"mutual information inside the brain (*ANTs*, antspyx {_installed('antspyx')} [@ants])",
-        f"All scans were resampled, in one interpolation, to {settings.resolution:g} mm isotropic voxels, "
+        f"All scans were resampled, in one interpolation with cubic splines, to {settings.resolution:g} mm isotropic voxels, "
         "and scaled by the 99.5th percentile of the intensities inside the brain",
     ]
     return " ".join(f"{sentence}." for sentence in sentences if sentence)

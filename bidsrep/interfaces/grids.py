@@ -70,17 +70,16 @@ class Resample(SimpleInterface):
         from nipype.interfaces.base import isdefined
 
         from bidsrep.imaging.grids import Grid
-        from bidsrep.imaging.resample import resample, resample_mask
+        from bidsrep.imaging.resample import resample_brain
         from bidsrep.imaging.transforms import read_itk
         from bidsrep.imaging.volume import Volume
 
         scan, grid = Volume.load(self.inputs.in_file), Grid.load(self.inputs.grid_file)
         matrix = read_itk(self.inputs.transform) if isdefined(self.inputs.transform) else None
         mask = Volume.load(self.inputs.mask_file)
-        inside = resample_mask(mask.data > 0, mask, grid, matrix)
-        moved = resample(scan, grid, matrix)
+        moved, inside = resample_brain(scan, mask, grid, matrix)
         folder = Path(runtime.cwd)
-        out_file = moved.replace(np.where(inside, moved.data, 0)).save(folder / "resampled.nii", atomic=False)
+        out_file = moved.save(folder / "resampled.nii", atomic=False)
         out_mask = moved.replace(inside).save(folder / "mask.nii", np.uint8, atomic=False)
         self._results.update(out_file=str(out_file), out_mask=str(out_mask))
         return runtime

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bidsrep.models.detail import DetailHead
 from bidsrep.models.views import ViewHead
 
 ROWS_BYTES = 64 * 2**20
@@ -27,8 +28,8 @@ class Heads(nn.Module):
         Outputs that read the input image after the features (the reference's ``DepHead``, for
         super-resolution and bias fields); the others are its ``IndepHead``.
     views
-        Outputs that are `ViewHead`s instead, and what these take. ``{"of": name}`` reads the maps of another
-        output's view, instead of having one.
+        Outputs that are `ViewHead`s instead, or with ``fold`` a `DetailHead`, and what these take.
+        ``{"of": name}`` reads the maps of another output's view, instead of having one.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class Heads(nn.Module):
         super().__init__()
         self.outputs = dict(outputs)
         self.with_image = frozenset(with_image)
-        self.views: dict[str, ViewHead] = {}  # a plain dict: registered below, under the heads' names
+        # A plain dict: what is in it is registered below, under the heads' names.
+        self.views: dict[str, ViewHead | DetailHead] = {}
         for name, channels in outputs.items():
             if views and name in views:
                 self.views[name] = self._view(in_channels, channels, dict(views[name]), views)
@@ -56,8 +58,10 @@ class Heads(nn.Module):
         channels: int,
         settings: dict[str, Any],
         views: Mapping[str, Mapping[str, Any]],
-    ) -> ViewHead:
+    ) -> ViewHead | DetailHead:
         other = settings.pop("of", None)
+        if "fold" in settings:
+            return DetailHead(in_channels, channels, **settings)
         if other is None:
             return ViewHead(in_channels, channels, **settings)
         if other not in self.views:

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bidsrep.imaging.resample import spline_matrix
 from bidsrep.synth.filters import upsample
 from bidsrep.synth.random import coin, integer, uniform_scalar
 
@@ -43,7 +44,7 @@ ISOTROPIC_MM = (2.0, 7.0)
 
 @dataclass(frozen=True)
 class CorruptionParameters:
-    """One draw; ``resolution`` and ``thickness`` are mm per axis."""
+    """One draw; ``resolution`` and ``thickness`` are mm per axis; ``order`` is that of the spline back to the grid."""
 
     resolution: tuple[float, float, float]
     thickness: tuple[float, float, float]
@@ -52,6 +53,7 @@ class CorruptionParameters:
     bias_control: Tensor
     noise_std: float
     noise_seed: int
+    order: int = 1
 
 
 def sample_resolution(
@@ -100,10 +102,11 @@ def sample_corruption(
     clinical: float = 0.0,
     blur: tuple[float, float] = (0.85, 1.15),
     isotropic: float = 0.0,
+    order: int = 1,
 ) -> CorruptionParameters:
     """Draw the corruption of one image of ``shape`` voxels of ``spacing`` mm; ``blur`` is ``blur_factor``'s range.
 
-    ``clinical`` and ``isotropic``: see `sample_resolution`.
+    ``clinical`` and ``isotropic``: see `sample_resolution`; ``order``: 1 linear, 3 cubic.
     """
     ranges = LEVELS[level]
     resolution, thickness = (
@@ -122,6 +125,7 @@ def sample_corruption(
         bias_control=std * torch.randn(*control, generator=generator),
         noise_std=uniform_scalar(generator, *ranges.noise_std),
         noise_seed=integer(generator, 0, 2**31 - 1),
+        order=order,
     )
 
 
@@ -155,20 +159,28 @@ def add_noise_at_resolution(image: Tensor, parameters: CorruptionParameters, spa
     """
     matrices = [
         acquisition_matrices(
-            n, spacing, parameters.resolution[axis], parameters.thickness[axis], parameters.blur_factor
+            n,
+            spacing,
+            parameters.resolution[axis],
+            parameters.thickness[axis],
+            parameters.blur_factor,
+            parameters.order,
         )
         for axis, n in enumerate(image.shape)
     ]
     low = _separable(image, [down.to(image.device) for down, _ in matrices])
     noise = torch.Generator().manual_seed(parameters.noise_seed)
     low = low + parameters.noise_std * torch.randn(low.shape, generator=noise).to(image.device)
-    return _separable(low.clamp(min=0), [up.to(image.device) for _, up in matrices])
+    low = low.clamp(min=0)
+    back = _separable(low, [up.to(image.device) for _, up in matrices])
+    # As the app does (`bidsrep.imaging.resample`): splines swing over, linear interpolation does not.
+    return back.clamp(low.min(), low.max()) if parameters.order > 1 else back
 
 
 def acquisition_matrices(
-    n: int, spacing: float, resolution: float, thickness: float, blur_factor: float
+    n: int, spacing: float, resolution: float, thickness: float, blur_factor: float, order: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """``(m, n)`` blur-and-sample and ``(n, m)`` linear up-sampling matrices of one axis.
+    """``(m, n)`` blur-and-sample and ``(n, m)`` up-sampling matrices of one axis, linear unless ``order`` is 3.
 
     The Gaussian's standard deviation is ``blur_factor * ln(5) / pi * thickness`` (reference), 0 where the
     thickness is not above the spacing.
@@ -182,7 +194,10 @@ def acquisition_matrices(
     else:
         down = (1 - (index[None] - centres[:, None]).abs()).clamp(min=0)
     down = down / down.sum(1, keepdim=True)
-    position = ((index + 0.5) * m / n - 0.5).clamp(0, m - 1)
+    position = (index + 0.5) * m / n - 0.5
+    if order > 1:
+        return down, torch.from_numpy(spline_matrix(position.numpy(), m, order))
+    position = position.clamp(0, m - 1)
     up = (1 - (position[:, None] - torch.arange(m)[None]).abs()).clamp(min=0)
     return down, up
 

@@ -40,13 +40,15 @@ class GeneratorConfig:
 
     ``clinical`` is the share of contrast draws with the tissue order of a real sequence, ``equations`` the
     share of those that come from signal equations; ``texture`` scales smooth variation within tissues, in
-    units of their voxel-wise spread. ``thick`` is the share of 2D protocols with thick slices, ``blur`` how wide
-    a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56), ``isotropic`` the share
-    of large cubic voxels; ``rim_mm`` how much fluid an imperfect brain mask may leave around the brain.
+    units of their voxel-wise spread, which ``grain`` scales. ``thick`` is the share of 2D protocols with thick
+    slices, ``blur`` how wide a slice's Gaussian profile is for its thickness (that of a box has the factor 0.56),
+    ``isotropic`` the share of large cubic voxels; ``order`` is that of the splines that bring large voxels back
+    to the grid, 1 or 3 (the app's); ``rim_mm`` how much fluid an imperfect brain mask may leave around the brain.
 
     Where detail counts, as in super-resolution, a real T1w must not be smoothed by interpolation: ``on_grid`` rounds
     the places that voxels come from (for a ``deformation`` that only shifts and flips), and ``own_contrast`` is the
-    share of images of it that keep its contrast, voxel by voxel.
+    share of images of it that keep its contrast, voxel by voxel. Without ``grain`` the others have the scan's own
+    noise only: a network that learns to remove noise takes detail along.
     """
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
@@ -64,6 +66,8 @@ class GeneratorConfig:
     levels: tuple[Level, ...] = ("mild", "medium", "severe")
     on_grid: bool = False
     own_contrast: float = 0.0
+    order: int = 1
+    grain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,7 @@ def sample_acquisition(
     else:
         rest = config.clinical * (1 - config.equations) / max(1e-6, 1 - config.clinical * config.equations)
         contrast = sample_contrast(generator, rest, source.tissues)
-    noise = torch.randn(subject.brain.shape, generator=generator)
+    noise = config.grain * torch.randn(subject.brain.shape, generator=generator)
     texture = torch.zeros_like(noise)
     if config.texture:
         scale = uniform_scalar(generator, *TEXTURE_MM) / spacing
@@ -206,7 +210,7 @@ def sample_acquisition(
         level = "none"
     size = tuple(image.shape)
     parameters = sample_corruption(
-        generator, size, spacing, level, config.thick, config.blur, config.isotropic
+        generator, size, spacing, level, config.thick, config.blur, config.isotropic, config.order
     )
     image, log_bias = corrupt(image * subject.brain, parameters, spacing)
     top = percentile_of(image, subject.brain)

@@ -105,7 +105,9 @@ class LabelledObjective:
         brain = mask >= 0.5
         level = self.config.levels[integer(generator, 0, len(self.config.levels))]
         level = "none" if coin(generator, self.config.clean_probability) else level
-        parameters = sample_corruption(generator, shape, 1.0, level, self.config.thick)
+        parameters = sample_corruption(
+            generator, shape, 1.0, level, self.config.thick, order=self.config.order
+        )
         acquired, log_bias = corrupt(PAINTED_TOP * image * brain, parameters, 1.0)
         if self.task.name == "bias":
             label = log_bias[None]

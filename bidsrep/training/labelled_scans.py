@@ -28,7 +28,7 @@ from bidsrep.imaging.brainmask import is_stripped, mask_from_distance, mask_from
 from bidsrep.imaging.conform import conform
 from bidsrep.imaging.grids import Grid, bounding_box, crop, reference_grid
 from bidsrep.imaging.normalise import normalise
-from bidsrep.imaging.resample import coverage, resample, resample_labels, resample_mask
+from bidsrep.imaging.resample import coverage, resample, resample_brain, resample_labels, resample_mask
 from bidsrep.imaging.tissues import tissue_means
 from bidsrep.imaging.volume import Volume
 from bidsrep.models.framed import MARGIN_VOXELS
@@ -140,8 +140,7 @@ def prepare(pair: Labelled, labels_dir: Path | None, task: str, device: str = "c
     """
     scan, mask = read_brain(pair.scan, labels_dir, device)
     grid = reference_grid(scan, mask, SPACING_MM)
-    inside = resample_mask(mask, scan, grid)
-    moved = resample(scan, grid)
+    moved, inside = resample_brain(scan, scan.replace(mask), grid)
     try:
         image = moved.replace(normalise(moved.data, inside))
         box = bounding_box(inside, MARGIN_VOXELS)
@@ -253,13 +252,13 @@ def _target(
     device: str,
 ) -> np.ndarray:
     """The scan to synthesise on the grid, scaled to white matter = 1: float32 (X, Y, Z)."""
-    moved = resample(conform(pair.label)[0], grid, matrix).data
+    moved = resample(conform(pair.label)[0], grid, matrix, order=3, inside=inside).data
     t1w = moved
     assert pair.white is not None
     if pair.white.path != pair.label:
         own = pair.white.path == pair.scan.path
         way = np.eye(4) if own else _motion(pair.scan, pair.white, labels_dir, device)
-        t1w = resample(conform(pair.white.path)[0], grid, way).data
+        t1w = resample(conform(pair.white.path)[0], grid, way, order=3, inside=inside).data
     usable = inside & (t1w > 0)
     if usable.sum() < LEAST_VOXELS:
         raise ImageError(pair.white.path, OUTSIDE.format(pair.scan.path.name), REMEDY_OUTSIDE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -72,21 +71,6 @@ def start_as_input(convolution: nn.Module) -> None:
             parameter.zero_()
         weight = convolution.get_parameter("weight")
         weight[:, -1] = 1  # the image follows the features
-
-
-def start_gains(network: nn.Module, recipe: Recipe, data: list[Path]) -> None:
-    """Fit the gains of the view of super-resolution to images of another size than the patches of the training.
-
-    ``gains`` of ``[losses]`` says how many ``images``, and of what ``shape``.
-    """
-    from bidsrep.training.gains import fit_gains
-
-    settings = recipe.losses["gains"]
-    x, y, z = settings["shape"]
-    whole = replace(recipe, stages=(replace(recipe.stages[0], shape=(x, y, z)),))
-    head = network.get_submodule("head.final_conv_superres")
-    assert isinstance(head, ViewHead)
-    fit_gains(head, build_objective(whole, data), int(settings["images"]))
 
 
 def freeze(network: nn.Module, prefixes: tuple[str, ...]) -> None:
@@ -173,8 +157,6 @@ def pretrain(
     objective = build_objective(recipe, data)
     if isinstance(objective, RepresentationObjective) and "implicit" in recipe.losses:
         objective.segmenters = reference_segmenters(objective, out, recipe.losses["implicit"], recipe.seed)
-    if "gains" in recipe.losses and not (out / LAST).exists():
-        start_gains(network, recipe, data)
     module = PretrainModule(network, objective, recipe, runtime.workers)
     trainer = make_trainer(recipe, out, runtime)
     if trainer.is_global_zero:

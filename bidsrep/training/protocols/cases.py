@@ -84,7 +84,7 @@ def draw_case(
     """``image``, ``mask`` and ``label`` ``(X, Y, Z)`` of one scan, cropped to the brain."""
     image = contrast_of(subject, source, contrast)
     if task not in CLEAN:
-        parameters = sample_corruption(generator, tuple(image.shape), SPACING_MM, "medium")
+        parameters = sample_corruption(generator, tuple(image.shape), SPACING_MM, "medium", order=3)
         top = torch.quantile(image[subject.brain][::8], 0.995).clamp(min=1e-6)
         image, _ = corrupt(TOP * image * subject.brain / top, parameters, SPACING_MM)
     lesion = subject.lesion if bool(subject.lesion.any()) else None
