@@ -436,7 +436,17 @@ def test_spread_over_seeds_and_several_figures_of_a_paper() -> None:
 ROWS = {
     "pepsi-segmentation": {"PEPSI", "scratch", "intensity"},
     "pepsi-synthesis": {"PEPSI", "SG-T1w", "No-Seg", "Dir-Seg", "PEPSI's weights", "input"},
-    "brainid-downstream": {"Brain-ID", "scratch", "CIFL", "input", "intensity", "cubic", "none", "n4"},
+    "brainid-downstream": {
+        "Brain-ID",
+        "scratch",
+        "CIFL",
+        "input",
+        "intensity",
+        "cubic",
+        "linear",
+        "none",
+        "n4",
+    },
     "brainid-ablation": {"Brain-ID"},
     "brainid-data-fraction": {"Brain-ID", "scratch", "intensity"},
     "seqinv-tissue": {"seqinv", "SeqInv's weights", "Atropos"},
