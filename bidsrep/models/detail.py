@@ -55,11 +55,6 @@ class DetailHead(nn.Module):
         """What other heads could share: nothing of it."""
         return self
 
-    @property
-    def divisor(self) -> int:
-        """Images whose sides are multiples of this are not padded."""
-        return self.fold
-
     def maps(self, image: Tensor) -> Tensor:
         """The detail ``(B, 1, X, Y, Z)`` of an image of the same shape."""
         size = image.shape[2:]

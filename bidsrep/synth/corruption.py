@@ -195,7 +195,7 @@ def acquisition_matrices(
         down = (1 - (index[None] - centres[:, None]).abs()).clamp(min=0)
     down = down / down.sum(1, keepdim=True)
     position = (index + 0.5) * m / n - 0.5
-    if order > 1:
+    if order > 1 and m < n:  # else the voxels are the grid's own
         return down, torch.from_numpy(spline_matrix(position.numpy(), m, order))
     position = position.clamp(0, m - 1)
     up = (1 - (position[:, None] - torch.arange(m)[None]).abs()).clamp(min=0)

@@ -122,6 +122,7 @@ def _stamp(pair: Labelled, labels_dir: Path | None, task: str) -> dict[str, Any]
         "matrix": pair.matrix.round(6).tolist(),
         "files": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in dict.fromkeys(files)],
         "brainmask": network,
+        "interpolation": "cubic",
     }
 
 
